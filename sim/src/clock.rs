@@ -1,0 +1,1 @@
+//! A machine's clocks: rate, jumps, and freezing with the machine.

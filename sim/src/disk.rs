@@ -1,0 +1,1 @@
+//! Disks that lose what was not synced.

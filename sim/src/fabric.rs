@@ -1,0 +1,1 @@
+//! The network between places, with faults per link and direction.

@@ -1,0 +1,1 @@
+//! The guard, which outlives the manager and freezes with its host.

@@ -1,0 +1,1 @@
+//! A machine: a manager, a Postgres, a guard and a disk.

@@ -1,0 +1,1 @@
+//! I1 to I10, one small file each.

@@ -1,0 +1,31 @@
+//! The deterministic simulator: worlds, faults, an oracle, and invariants that can fail.
+//!
+//! Reading order: `place` and `streams` (who is where, which random stream serves what), `rt`,
+//! `clock`, `fabric`, `transport`, `disk`, `guard` (the environment that the node runs in),
+//! `postgres` (the model of the server), `host` (a machine of the three), `workload` and `witness`
+//! (clients, and what is seen of them from above), `invariants` (I1 to I10), `scenario` (what is to
+//! happen), `world` (all of it together), `tools` (the command line's verbs).
+
+#[cfg(not(madsim))]
+compile_error!(
+    "the simulator needs `--cfg madsim`, which .cargo/config.toml sets: a RUSTFLAGS variable in \
+     the environment replaces that list, so unset it or add `--cfg madsim --cfg tokio_unstable`"
+);
+
+pub mod clock;
+pub mod disk;
+pub mod fabric;
+pub mod guard;
+pub mod host;
+pub mod invariants;
+pub mod place;
+pub mod postgres;
+pub mod rt;
+pub mod scenario;
+pub mod streams;
+pub mod tools;
+pub mod trace;
+pub mod transport;
+pub mod witness;
+pub mod workload;
+pub mod world;

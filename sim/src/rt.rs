@@ -1,0 +1,1 @@
+//! The task runtime that the consensus library runs on, over madsim.

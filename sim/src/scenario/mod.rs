@@ -1,0 +1,1 @@
+//! Scenario files, random budgets and the explicit plans that both become.

@@ -1,0 +1,1 @@
+//! Independent random streams, one per concern.

@@ -1,0 +1,1 @@
+//! What happened, hashed and readable.

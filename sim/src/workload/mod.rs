@@ -1,0 +1,1 @@
+//! Clients: writers and readers on both sides of every cut.

@@ -1,0 +1,160 @@
+//! The settings of the whole cluster. They live in the control state and change at run time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// When the primary has it on disk. A failover may lose the last moments, at most `max_lag`.
+    #[default]
+    Async,
+    /// When enough standbys have it on disk that no failover can lose it.
+    QuorumSync,
+}
+
+/// The durations that the safety argument rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// How long a renewal lets its holder act, counted from before the request was sent.
+    pub lease_ms: u64,
+    /// How often the holder renews and every member reports.
+    pub heartbeat_ms: u64,
+    /// How long the holder may be silent before the second signal is looked for.
+    pub suspect_ms: u64,
+    /// The bound on the difference between two machines' clock rates, in parts per million.
+    pub clock_rate_ppm: u64,
+    /// How long before the end of the lease the manager starts to stop Postgres.
+    pub fence_margin_ms: u64,
+    /// How long before the end of the lease the guard ends it. Smaller than `fence_margin_ms`.
+    pub guard_margin_ms: u64,
+    /// How long a Postgres that crashed may take to come back before its primacy is given up.
+    pub restart_ms: u64,
+    /// How long a new holder may take to become primary before another is chosen.
+    pub promote_ms: u64,
+    /// How long a planned stop may take before it is cut short.
+    pub stop_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease_ms: 2_000,
+            heartbeat_ms: 200,
+            suspect_ms: 600,
+            clock_rate_ppm: 10_000,
+            fence_margin_ms: 200,
+            guard_margin_ms: 50,
+            restart_ms: 5_000,
+            promote_ms: 5_000,
+            stop_ms: 2_000,
+        }
+    }
+}
+
+impl Timing {
+    /// The lease.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// L4: how long a leader waits until a lease of `lease_ms` that somebody else's clock measures
+    /// is over for certain.
+    #[must_use]
+    pub fn lease_wait(&self, lease_ms: u64) -> Duration {
+        Duration::from_micros(lease_ms * 1_000 + lease_ms * self.clock_rate_ppm / 1_000)
+    }
+
+    /// What is wrong with these numbers, in one sentence, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        let t = self;
+        if t.heartbeat_ms == 0 || t.heartbeat_ms * 3 > t.lease_ms {
+            return Err(format!(
+                "heartbeat_ms is {} and lease_ms is {}: at least three heartbeats must fit into a lease",
+                t.heartbeat_ms, t.lease_ms
+            ));
+        }
+        if t.guard_margin_ms >= t.fence_margin_ms {
+            return Err(format!(
+                "guard_margin_ms is {} and fence_margin_ms is {}: the manager must act before the guard does",
+                t.guard_margin_ms, t.fence_margin_ms
+            ));
+        }
+        if t.fence_margin_ms + t.heartbeat_ms * 2 > t.lease_ms {
+            return Err(format!(
+                "fence_margin_ms is {} and lease_ms is {}: one lost heartbeat would fence the primary",
+                t.fence_margin_ms, t.lease_ms
+            ));
+        }
+        if t.suspect_ms < t.heartbeat_ms * 2 {
+            return Err(format!(
+                "suspect_ms is {} and heartbeat_ms is {}: one lost heartbeat would be taken for a failure",
+                t.suspect_ms, t.heartbeat_ms
+            ));
+        }
+        if t.clock_rate_ppm > 200_000 {
+            return Err(format!(
+                "clock_rate_ppm is {}: no clock is off by more than a fifth",
+                t.clock_rate_ppm
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Grows with every change.
+    pub version: u64,
+    /// When commits are acknowledged.
+    pub mode: Mode,
+    /// The durations.
+    pub timing: Timing,
+    /// The longest lease that was ever in force: a new leader waits for that one, because it
+    /// cannot know under which setting the last renewal was granted.
+    pub longest_lease_ms: u64,
+    /// The most bytes that an automatic failover may lose in asynchronous mode.
+    pub max_lag_bytes: u64,
+    /// Maintenance: no automatic failover. Leases are enforced as ever.
+    pub paused: bool,
+    /// Postgres parameters for every member.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let timing = Timing::default();
+        Self {
+            version: 0,
+            mode: Mode::default(),
+            longest_lease_ms: timing.lease_ms,
+            timing,
+            max_lag_bytes: 1 << 20,
+            paused: false,
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+/// A change of some settings; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SettingsChange {
+    /// The version that the change was written for; `None` accepts any.
+    pub expected_version: Option<u64>,
+    /// A new mode.
+    pub mode: Option<Mode>,
+    /// New durations.
+    pub timing: Option<Timing>,
+    /// A new bound on loss.
+    pub max_lag_bytes: Option<u64>,
+    /// Postgres parameters to set, or to remove where the value is `None`.
+    pub parameters: BTreeMap<String, Option<String>>,
+}

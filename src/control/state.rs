@@ -1,0 +1,236 @@
+//! The control state: who is a member, who holds primacy, which history is the true one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::settings::{Mode, Settings};
+use crate::env::{SyncNames, TimelineBirth};
+use crate::ids::{CommandId, Epoch, Incarnation, NodeId, SystemId, WalPosition};
+
+use super::command::VacateReason;
+
+/// How many lines of history are kept: enough for a person to see the last months.
+pub(super) const HISTORY_MAX: usize = 200;
+/// How many outcomes of orders are kept: an operator who asks later than that is told "unknown".
+pub(super) const OUTCOMES_MAX: usize = 64;
+/// How many timelines are kept: a member that slept through more of them is cloned anew.
+pub(super) const TIMELINES_MAX: usize = 256;
+
+/// What a member contributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberKind {
+    /// Votes, and keeps a copy of the data.
+    Data,
+    /// Votes only.
+    Witness,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it contributes.
+    pub kind: MemberKind,
+    /// Where its node listens.
+    pub address: String,
+    /// Where its Postgres listens.
+    pub postgres: String,
+    /// The store that it was admitted with. The same number on another store is another machine.
+    pub incarnation: Incarnation,
+    /// Among equally advanced candidates the highest priority wins.
+    pub priority: u32,
+    /// Never chosen by an automatic failover.
+    pub no_failover: bool,
+}
+
+/// The right to be primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Primacy {
+    /// The last epoch that was given; zero before the first.
+    pub epoch: Epoch,
+    /// Its holder; `None` once it was vacated or released.
+    pub holder: Option<NodeId>,
+    /// Who held it last, also after the end.
+    pub last_holder: Option<NodeId>,
+    /// Why it ended, where it has.
+    pub vacated: Option<VacateReason>,
+}
+
+/// The recorded birth of an epoch's timeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineRecord {
+    /// Whose primacy created it.
+    pub holder: NodeId,
+    /// The timeline, its epoch and its first position.
+    pub birth: TimelineBirth,
+}
+
+/// The synchronous configurations that acknowledged commits may rest on.
+///
+/// The last one is the target that Postgres is to obey; the ones before it are still in force as
+/// far as an election is concerned, until the target is known to cover everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// Grows with every change.
+    pub version: u64,
+    /// Oldest first, never empty once an epoch was given.
+    pub configs: Vec<SyncNames>,
+}
+
+impl SyncRecord {
+    /// The configuration that Postgres is to obey.
+    #[must_use]
+    pub fn target(&self) -> Option<&SyncNames> {
+        self.configs.last()
+    }
+
+    /// Whether a change is under way.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        self.configs.len() > 1
+    }
+}
+
+/// What an operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandoverKind {
+    /// With the primary's cooperation, losing nothing.
+    Switchover,
+    /// Without it.
+    Failover {
+        /// The operator accepts what the chosen member lacks.
+        accept_data_loss: bool,
+    },
+}
+
+/// A handover under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The order.
+    pub id: CommandId,
+    /// What was asked.
+    pub kind: HandoverKind,
+    /// The epoch that it ends.
+    pub from: Epoch,
+    /// The wanted successor; `None` leaves the choice to the ranking.
+    pub to: Option<NodeId>,
+}
+
+/// How an order ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrderOutcome {
+    /// It is being carried out.
+    Pending,
+    /// It was carried out, once.
+    Done(String),
+    /// It was not, and will not be.
+    Refused(String),
+}
+
+/// One line of history, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The epoch that the line is about.
+    pub epoch: Epoch,
+    /// What happened.
+    pub what: String,
+}
+
+/// Everything that the members agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlState {
+    /// Grows with every command that changed something.
+    pub version: u64,
+    /// The cluster's name; empty before it was founded.
+    pub cluster: String,
+    /// The members.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Numbers that were members once. They never come back.
+    pub retired: BTreeSet<NodeId>,
+    /// The settings.
+    pub settings: Settings,
+    /// Who holds primacy.
+    pub primacy: Primacy,
+    /// The Postgres cluster's identity, from the first recorded birth on.
+    pub system: Option<SystemId>,
+    /// The true history, by epoch. Epochs without a line never became primary, or died before it
+    /// was recorded.
+    pub timelines: BTreeMap<Epoch, TimelineRecord>,
+    /// The synchronous configurations.
+    pub sync: SyncRecord,
+    /// How far the primary was known to have got, noted when it advanced by a good part of
+    /// `max_lag`, so that a leader that never met it can bound a loss.
+    pub progress: Option<WalPosition>,
+    /// A handover under way.
+    pub handover: Option<Handover>,
+    /// How orders ended, oldest first.
+    pub outcomes: VecDeque<(CommandId, OrderOutcome)>,
+    /// What happened, oldest first.
+    pub history: VecDeque<HistoryEntry>,
+}
+
+impl ControlState {
+    /// Whether primacy was given at least once and nobody holds it now.
+    #[must_use]
+    pub fn is_vacant(&self) -> bool {
+        self.primacy.holder.is_none()
+    }
+
+    /// Whether this cluster has ever had data that it must not lose.
+    #[must_use]
+    pub fn is_born(&self) -> bool {
+        self.system.is_some()
+    }
+
+    /// The members that keep data.
+    pub fn data_members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(|(_, m)| m.kind == MemberKind::Data).map(|(id, _)| *id)
+    }
+
+    /// Whether `node` is a member that keeps data.
+    #[must_use]
+    pub fn keeps_data(&self, node: NodeId) -> bool {
+        self.members.get(&node).is_some_and(|m| m.kind == MemberKind::Data)
+    }
+
+    /// The members that vote. An even number of voters tolerates no more failures than one fewer
+    /// and is never made: the last member added waits, as a learner, for the next.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let odd = if self.members.len() % 2 == 1 {
+            self.members.len()
+        } else {
+            self.members.len().saturating_sub(1)
+        };
+        self.members.keys().copied().take(odd).collect()
+    }
+
+    /// How many standbys have to confirm a commit: with the primary they are a majority of the
+    /// members that may be primary, so that any other majority of them meets them.
+    #[must_use]
+    pub fn confirmations(&self) -> u32 {
+        match self.settings.mode {
+            Mode::Async => 0,
+            Mode::QuorumSync => u32::try_from(self.candidates().count() / 2).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The recorded timeline of the present epoch, once its holder is primary.
+    #[must_use]
+    pub fn current_timeline(&self) -> Option<&TimelineRecord> {
+        self.timelines.get(&self.primacy.epoch)
+    }
+
+    /// The newest recorded timeline.
+    #[must_use]
+    pub fn last_timeline(&self) -> Option<&TimelineRecord> {
+        self.timelines.last_key_value().map(|(_, record)| record)
+    }
+
+    /// How an order ended, if it is still remembered.
+    #[must_use]
+    pub fn outcome_of(&self, id: CommandId) -> Option<&OrderOutcome> {
+        self.outcomes.iter().find(|(known, _)| *known == id).map(|(_, outcome)| outcome)
+    }
+}

@@ -1,0 +1,289 @@
+//! The database server of this machine, as verbs.
+//!
+//! One contract, two implementations: the real server and the simulator's model run the same
+//! contract suite. There is no `query(&str)`: what the node may do to Postgres is listed here.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Lsn, NodeId, SystemId, Timeline, WalPosition};
+
+/// How a verb ended. The ambiguous end is a first-class one: the core observes again before it
+/// concludes anything from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It happened and is as durable as the verb promises.
+    Done(T),
+    /// It did not happen, for this reason.
+    Failed(PostgresError),
+    /// It may have happened, in part or in whole.
+    Unknown,
+}
+
+/// Why a verb failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostgresError {
+    /// Trying again later may succeed: the other side is not there, a limit was reached.
+    #[error("{0}")]
+    Transient(String),
+    /// Trying the same again will fail again: the histories have no common ancestor, the needed
+    /// log was recycled, the directory belongs to another cluster.
+    #[error("{0}")]
+    Permanent(String),
+    /// Nothing is known about the effect: the deadline passed in the middle.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+impl PostgresError {
+    /// Whether trying again later may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient(_) | Self::Unknown(_))
+    }
+
+    /// Whether the verb may have had its effect.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
+/// What the server's process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Process {
+    /// No process. `clean` says that it was shut down and wrote its last checkpoint.
+    Down {
+        /// Whether the control file says that it was shut down.
+        clean: bool,
+    },
+    /// Started, not yet consistent.
+    Starting,
+    /// Answers.
+    Up,
+    /// A stop was asked for and is under way.
+    Stopping,
+    /// A process exists and does not answer within its deadline.
+    Hung,
+}
+
+/// Which side of replication a server is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// Out of recovery: it writes.
+    Primary,
+    /// In recovery (`standby.signal` where it is down).
+    Standby,
+}
+
+/// One line of a data directory's history: on which timeline it continued, from where, and under
+/// whose primacy that timeline was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TimelineBirth {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The epoch whose holder created it.
+    pub born: Epoch,
+    /// Its first position: where it left its parent.
+    pub begins: Lsn,
+}
+
+/// A standby's receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiverState {
+    /// The server it streams from.
+    pub upstream: NodeId,
+    /// The epoch in the name under which it attached.
+    pub epoch: Epoch,
+    /// How long ago the last message came.
+    pub silent_for: Duration,
+}
+
+/// A primary's view of one standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// The standby.
+    pub node: NodeId,
+    /// The epoch in the name under which it attached.
+    pub epoch: Epoch,
+    /// What it confirmed to be on its disk.
+    pub flushed: Lsn,
+}
+
+/// `synchronous_standby_names`: `confirmations` of `standbys`, by the names of one epoch only. No
+/// confirmations means asynchronous replication.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SyncNames {
+    /// The epoch in the names. A standby that attached under another epoch's name does not count.
+    pub epoch: Epoch,
+    /// `ANY k`: how many confirmations a commit waits for.
+    pub confirmations: u32,
+    /// The standbys whose confirmations count.
+    pub standbys: BTreeSet<NodeId>,
+}
+
+impl fmt::Display for SyncNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.confirmations == 0 {
+            return f.write_str("async");
+        }
+        let names: Vec<String> = self.standbys.iter().map(ToString::to_string).collect();
+        write!(f, "any {} ({}) of {}", self.confirmations, names.join(","), self.epoch)
+    }
+}
+
+/// Whom to copy from or to follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The primary.
+    pub node: NodeId,
+    /// Its Postgres address.
+    pub address: String,
+    /// The epoch of its primacy: it becomes part of the name under which this server attaches.
+    pub epoch: Epoch,
+}
+
+/// How to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartAs {
+    /// As the primary of `epoch`, with this synchronous configuration in force before the first
+    /// session, and closed to clients until `admit`.
+    Primary {
+        /// The primacy.
+        epoch: Epoch,
+        /// The configuration.
+        sync: SyncNames,
+    },
+    /// In recovery, without any upstream: `follow` comes after.
+    Standby,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopHow {
+    /// Checkpoint, end the sessions, ship everything to the attached standbys, write the shutdown
+    /// checkpoint.
+    Fast,
+    /// At once, children first; the next start recovers.
+    Immediate,
+}
+
+/// What a rewind did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewindReport {
+    /// The first position that only the rewound directory had.
+    pub diverged_from: Lsn,
+    /// The end of what only it had. The log between the two was set aside.
+    pub diverged_to: Lsn,
+}
+
+/// Everything there is to see of a server without asking it to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The cluster that the data directory belongs to; `None` where the directory is empty.
+    pub system: Option<SystemId>,
+    /// Whether the server ever left single-user hands: a directory that `initdb` made and nothing
+    /// else happened to holds no data of anybody.
+    pub ever_started: bool,
+    /// The process.
+    pub process: Process,
+    /// In recovery or not.
+    pub side: Side,
+    /// The directory's timelines, oldest first.
+    pub history: Vec<TimelineBirth>,
+    /// The end of what is on disk; `None` where only a recovery can tell (down after a crash).
+    pub flushed: Option<Lsn>,
+    /// What has been replayed; equals `flushed` on a primary.
+    pub replayed: Option<Lsn>,
+    /// The receiver, where one is attached.
+    pub receiver: Option<ReceiverState>,
+    /// The standbys attached to this server.
+    pub streams: Vec<StreamState>,
+    /// The synchronous configuration in force: every walsender obeys it.
+    pub sync: SyncNames,
+    /// Whether clients are let in.
+    pub admits: bool,
+}
+
+impl Observation {
+    /// Where the directory ends, where that is known without a recovery.
+    #[must_use]
+    pub fn position(&self) -> Option<WalPosition> {
+        let last = self.history.last()?;
+        Some(WalPosition { born: last.born, timeline: last.timeline, flushed: self.flushed? })
+    }
+
+    /// Whether a process exists that is out of recovery, or may come out of it: it can acknowledge.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        self.side == Side::Primary && !matches!(self.process, Process::Down { .. })
+    }
+}
+
+/// The server of this machine. Verbs are called one at a time, except `observe` at any time and
+/// `stop`, which may come in the middle of any other and wins: the other then fails.
+pub trait Postgres: Clone + Send + Sync + 'static {
+    /// Looks. Changes nothing; a server that does not answer in time is `Process::Hung`.
+    fn observe(&self) -> impl Future<Output = Result<Observation, PostgresError>> + Send;
+
+    /// Creates a new database cluster in an empty directory; refuses any other. Durable when it
+    /// returns. Cancelled or cut short, it leaves the directory empty.
+    fn initialise(&self, epoch: Epoch) -> impl Future<Output = Result<SystemId, PostgresError>> + Send;
+
+    /// Replaces the directory with a copy of `source`, in recovery and not started. The old
+    /// directory, if there was one, is moved aside first and never removed (I7). Cancelled or cut
+    /// short, it leaves the directory empty, and the old one aside.
+    fn clone_from(&self, source: &Upstream) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Takes the directory of a stopped server back to where its history and the source's part,
+    /// and makes it a standby. Recovers first after a crash; asks the source for a checkpoint
+    /// first. What only this directory had is set aside (I7). Cut short, the directory is unusable
+    /// and says so: only `clone_from` mends it.
+    fn rewind(
+        &self,
+        source: &Upstream,
+    ) -> impl Future<Output = Result<RewindReport, PostgresError>> + Send;
+
+    /// Starts the server. Whatever upstream the configuration still named is cleared before the
+    /// process exists. Returns when it answers and, after a crash, has recovered.
+    fn start(&self, how: &StartAs) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Ends recovery at the present replay position on a new timeline, which carries `epoch` as
+    /// its birth certificate. `sync` must be in force already (`set_sync`). Where `sync` asks for
+    /// confirmations, clients are shut out until `admit`. Refused while a receiver is attached.
+    /// Calling twice with the same epoch yields the same birth.
+    fn promote(&self, epoch: Epoch) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
+
+    /// Makes a running standby stream from `upstream`, under a name that contains the epoch.
+    /// Returns when the configuration is in force; the stream itself shows in `observe`. Survives
+    /// no restart: `start` clears it.
+    fn follow(&self, upstream: &Upstream) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Ends the receiver and returns when it is gone and what it had received is flushed. Calling
+    /// twice is harmless.
+    fn detach(&self) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Puts the synchronous configuration in force and returns when every walsender obeys it.
+    /// Calling twice is harmless. Cancelled, either may be in force.
+    fn set_sync(&self, sync: &SyncNames) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Lets clients in. Calling twice is harmless; a restart shuts them out again.
+    fn admit(&self) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Tells the commit fence, where one is loaded, until when commits may be acknowledged.
+    /// `false` where there is none. Calling with an earlier deadline changes nothing.
+    fn extend_lease(
+        &self,
+        epoch: Epoch,
+        until: crate::ids::Moment,
+    ) -> impl Future<Output = Result<bool, PostgresError>> + Send;
+
+    /// Ends the server. When it returns, no process of it exists and none can acknowledge.
+    /// `Fast` may take long or for ever: the caller follows with `Immediate`. Calling it on a
+    /// stopped server is harmless.
+    fn stop(&self, how: StopHow) -> impl Future<Output = Result<(), PostgresError>> + Send;
+}

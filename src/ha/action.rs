@@ -1,0 +1,156 @@
+//! Everything that the core can ask for. `Display` is the trace line.
+//!
+//! An action leaves nothing to choose. The driver executes them in order; those that take time are
+//! started in order and end with an event.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::control::Command;
+use crate::env::{StartAs, StopHow, SyncNames, Upstream};
+use crate::ids::{ActionId, Epoch, Moment, NodeId};
+
+use super::event::{HeartbeatAnswer, RequestId};
+use super::report::Report;
+
+/// One thing to do to Postgres. At most one is under way; `Stop` may overtake any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Create a database in the empty directory.
+    Initialise,
+    /// Copy it from the primary.
+    Clone(Upstream),
+    /// Take it back to where its history parted from the primary's.
+    Rewind(Upstream),
+    /// Start it.
+    Start(StartAs),
+    /// Put the synchronous configuration in force, then end recovery.
+    Promote(SyncNames),
+    /// Stream from the primary.
+    Follow(Upstream),
+    /// Stop streaming.
+    Detach,
+    /// Put the synchronous configuration in force.
+    SetSync(SyncNames),
+    /// Let clients in.
+    Admit,
+    /// Stop it.
+    Stop(StopHow),
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Look at Postgres; ends with `Observed`.
+    Observe,
+    /// Do something to Postgres under `epoch`; ends with `VerbDone`.
+    Postgres {
+        /// Its number.
+        id: ActionId,
+        /// The epoch for which it was decided.
+        epoch: Epoch,
+        /// What.
+        verb: Verb,
+    },
+    /// Move the guard's deadline, and the commit fence's with it; ends with `GuardArmed`.
+    ArmGuard {
+        /// The epoch.
+        epoch: Epoch,
+        /// When the guard ends Postgres.
+        deadline: Moment,
+        /// When the lease itself ends.
+        until: Moment,
+    },
+    /// Take the guard's deadline away: this epoch's Postgres was seen to end.
+    DisarmGuard {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Report to `to`; ends with `HeartbeatAnswered`. `to` passes it on where it does not lead.
+    SendHeartbeat {
+        /// The leader, or a member that may reach it.
+        to: NodeId,
+        /// The instant that a lease may be counted from.
+        sent: Moment,
+        /// The report.
+        report: Box<Report>,
+        /// The epoch to renew.
+        renew: Option<Epoch>,
+    },
+    /// ReadIndex; ends with `ReadConfirmed`.
+    ConfirmLeadership {
+        /// For which request.
+        request: RequestId,
+    },
+    /// Answer a heartbeat.
+    AnswerHeartbeat {
+        /// Which.
+        request: RequestId,
+        /// How.
+        answer: HeartbeatAnswer,
+    },
+    /// Put a command to the consensus log, through the leader where this member does not lead;
+    /// ends with `Proposed`.
+    Propose {
+        /// Its number.
+        id: ActionId,
+        /// The command.
+        command: Box<Command>,
+    },
+    /// Hand Raft's leadership to another voter.
+    TransferLeadership {
+        /// Which.
+        to: NodeId,
+    },
+    /// Make these the voters, one change at a time, with the other members as learners.
+    ChangeVoters {
+        /// The voters.
+        voters: BTreeSet<NodeId>,
+    },
+    /// One line for the log: a transition, with its reason.
+    Say(String),
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initialise => f.write_str("initialise"),
+            Self::Clone(from) => write!(f, "clone from {}", from.node),
+            Self::Rewind(to) => write!(f, "rewind to {}", to.node),
+            Self::Start(StartAs::Primary { epoch, sync }) => {
+                write!(f, "start as primary of {epoch} ({sync})")
+            }
+            Self::Start(StartAs::Standby) => f.write_str("start as standby"),
+            Self::Promote(sync) => write!(f, "promote in {} ({sync})", sync.epoch),
+            Self::Follow(upstream) => write!(f, "follow {} in {}", upstream.node, upstream.epoch),
+            Self::Detach => f.write_str("detach"),
+            Self::SetSync(sync) => write!(f, "set sync {sync}"),
+            Self::Admit => f.write_str("admit clients"),
+            Self::Stop(how) => write!(f, "stop {how:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Observe => f.write_str("observe"),
+            Self::Postgres { id, epoch, verb } => write!(f, "{id} {epoch}: {verb}"),
+            Self::ArmGuard { epoch, deadline, .. } => {
+                write!(f, "arm guard for {epoch} until {deadline}")
+            }
+            Self::DisarmGuard { epoch } => write!(f, "disarm guard of {epoch}"),
+            Self::SendHeartbeat { to, renew: Some(e), .. } => write!(f, "renew {e} at {to}"),
+            Self::SendHeartbeat { to, renew: None, .. } => write!(f, "report to {to}"),
+            Self::ConfirmLeadership { .. } => f.write_str("confirm leadership"),
+            Self::AnswerHeartbeat { answer, .. } => match answer.renewed {
+                Some(epoch) => write!(f, "grant {epoch}"),
+                None => f.write_str("answer"),
+            },
+            Self::Propose { id, command } => write!(f, "{id} propose: {command}"),
+            Self::TransferLeadership { to } => write!(f, "transfer leadership to {to}"),
+            Self::ChangeVoters { voters } => write!(f, "change voters to {voters:?}"),
+            Self::Say(line) => f.write_str(line),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Everything that can happen to the core. `Display` is the trace line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::control::{Applied, ControlState};
+use crate::env::{Armed, Observation, Outcome, RewindReport, TimelineBirth};
+use crate::ids::{ActionId, Epoch, Moment, NodeId, SystemId, Term};
+
+use super::report::Report;
+
+/// A member's request, numbered by the runtime, that waits for the core's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What the consensus layer looks like from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaftView {
+    /// The present term.
+    pub term: Term,
+    /// Who leads, as far as this member knows.
+    pub leader: Option<NodeId>,
+    /// Whether this member leads.
+    pub leads: bool,
+    /// The voters in force.
+    pub voters: BTreeSet<NodeId>,
+    /// Members that receive the log without voting.
+    pub learners: BTreeSet<NodeId>,
+    /// Where this member leads: how many entries each other member still lacks.
+    pub behind: BTreeMap<NodeId, u64>,
+    /// Whether a change of voters is under way.
+    pub changing: bool,
+}
+
+/// What a finished verb brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// Nothing but its effect.
+    Plain,
+    /// A new cluster.
+    Initialised(SystemId),
+    /// A new timeline.
+    Promoted(TimelineBirth),
+    /// A directory taken back.
+    Rewound(RewindReport),
+}
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The node starts: what its guard still holds from before.
+    Started {
+        /// The guard's deadline, if it has one.
+        armed: Option<Armed>,
+    },
+    /// Time has passed: at least one timer is due.
+    Wake,
+    /// The control state changed. It is durable on this member: a restart cannot forget it.
+    Control(Arc<ControlState>),
+    /// The consensus layer changed.
+    Raft(RaftView),
+    /// This member leads, and has applied everything that was committed before it did.
+    LeadershipReady {
+        /// The term that it leads in.
+        term: Term,
+    },
+    /// Postgres was looked at.
+    Observed(Outcome<Observation>),
+    /// A verb ended.
+    VerbDone {
+        /// Which one.
+        id: ActionId,
+        /// How.
+        outcome: Outcome<Finished>,
+    },
+    /// The guard was armed, or could not be.
+    GuardArmed {
+        /// For which epoch.
+        epoch: Epoch,
+        /// Until when.
+        deadline: Moment,
+        /// Whether it is in force.
+        ok: bool,
+    },
+    /// A member reported, and asks to renew where `renew` names an epoch.
+    Heartbeat {
+        /// The request to answer.
+        request: RequestId,
+        /// The report.
+        report: Box<Report>,
+        /// The epoch to renew.
+        renew: Option<Epoch>,
+    },
+    /// The answer to this member's own heartbeat.
+    HeartbeatAnswered {
+        /// To whom it was sent.
+        to: NodeId,
+        /// When it was sent, noted before it left.
+        sent: Moment,
+        /// The answer; `None` when none came.
+        answer: Option<HeartbeatAnswer>,
+    },
+    /// ReadIndex: a quorum has confirmed, after the request arrived, that this member leads, and
+    /// everything committed by then is applied. Or it could not be confirmed.
+    ReadConfirmed {
+        /// The request that it was for.
+        request: RequestId,
+        /// The term in which it was confirmed; `None` when it was not.
+        term: Option<Term>,
+    },
+    /// A proposal ended.
+    Proposed {
+        /// Which one.
+        id: ActionId,
+        /// What became of it; `None` when that is unknown.
+        applied: Option<Applied>,
+    },
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Who answers, or is believed to lead.
+    pub leader: Option<NodeId>,
+    /// The epoch that was renewed, if one was.
+    pub renewed: Option<Epoch>,
+    /// For how long, from the moment the request was sent, in milliseconds.
+    pub lease_ms: u64,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { armed: Some(a) } => {
+                write!(f, "started, guard armed for {} until {}", a.epoch, a.deadline)
+            }
+            Self::Started { armed: None } => f.write_str("started"),
+            Self::Wake => f.write_str("wake"),
+            Self::Control(c) => match c.primacy.holder {
+                Some(holder) => write!(f, "control v{}: {holder} holds {}", c.version, c.primacy.epoch),
+                None => write!(f, "control v{}: {} is vacant", c.version, c.primacy.epoch),
+            },
+            Self::Raft(r) => match r.leader {
+                Some(leader) => write!(f, "raft {}: {leader} leads", r.term),
+                None => write!(f, "raft {}: nobody leads", r.term),
+            },
+            Self::LeadershipReady { term } => write!(f, "leads {term}"),
+            Self::Observed(Outcome::Done(o)) => {
+                write!(f, "sees {:?} {:?}", o.side, o.process)?;
+                o.position().map_or(Ok(()), |p| write!(f, " {p}"))
+            }
+            Self::Observed(Outcome::Failed(why)) => write!(f, "cannot see: {why}"),
+            Self::Observed(Outcome::Unknown) => f.write_str("cannot see"),
+            Self::VerbDone { id, outcome: Outcome::Done(_) } => write!(f, "{id} done"),
+            Self::VerbDone { id, outcome: Outcome::Failed(why) } => write!(f, "{id} failed: {why}"),
+            Self::VerbDone { id, outcome: Outcome::Unknown } => write!(f, "{id} ended unknown"),
+            Self::GuardArmed { epoch, deadline, ok: true } => {
+                write!(f, "guard armed for {epoch} until {deadline}")
+            }
+            Self::GuardArmed { epoch, ok: false, .. } => write!(f, "guard not armed for {epoch}"),
+            Self::Heartbeat { report, renew: Some(e), .. } => write!(f, "{report} renews {e}"),
+            Self::Heartbeat { report, renew: None, .. } => write!(f, "{report}"),
+            Self::HeartbeatAnswered { to, answer: Some(a), .. } => match a.renewed {
+                Some(epoch) => write!(f, "{to} renewed {epoch}"),
+                None => write!(f, "{to} heard"),
+            },
+            Self::HeartbeatAnswered { to, answer: None, .. } => write!(f, "{to} silent"),
+            Self::ReadConfirmed { term: Some(t), .. } => write!(f, "confirmed in {t}"),
+            Self::ReadConfirmed { term: None, .. } => f.write_str("not confirmed"),
+            Self::Proposed { id, applied: Some(a) } => write!(f, "{id} {a}"),
+            Self::Proposed { id, applied: None } => write!(f, "{id} outcome unknown"),
+        }
+    }
+}

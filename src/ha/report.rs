@@ -1,0 +1,74 @@
+//! What a member tells the coordinator about itself, several times a second.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::env::{Process, Side, StreamState, SyncNames, TimelineBirth};
+use crate::ids::{Epoch, NodeId, WalPosition};
+
+/// A standby's receiver, in a form that can be sent: ages, not instants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverReport {
+    /// Whom it streams from.
+    pub upstream: NodeId,
+    /// Under which epoch's name.
+    pub epoch: Epoch,
+    /// How long ago it heard from there, in milliseconds.
+    pub silent_ms: u64,
+}
+
+/// A member's account of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whose.
+    pub node: NodeId,
+    /// How far it has applied the control state (its version).
+    pub version: u64,
+    /// Whether its directory holds a database at all.
+    pub has_data: bool,
+    /// Whether that database was ever started.
+    pub ever_started: bool,
+    /// The process.
+    pub process: Process,
+    /// Primary or standby.
+    pub side: Side,
+    /// The newest line of its history.
+    pub birth: Option<TimelineBirth>,
+    /// Where its log ends, where that is known.
+    pub position: Option<WalPosition>,
+    /// What it has replayed, as a position on the same timeline.
+    pub replayed: Option<WalPosition>,
+    /// Its receiver.
+    pub receiver: Option<ReceiverReport>,
+    /// The promise: this epoch was seen to have ended, no receiver is attached, no primary runs
+    /// here, and neither will happen again under this epoch or an earlier one.
+    pub detached: Option<Epoch>,
+    /// A primary's standbys.
+    pub streams: Vec<StreamState>,
+    /// A primary's synchronous configuration in force.
+    pub sync: SyncNames,
+    /// Whether clients are let in.
+    pub admits: bool,
+    /// Members whose nodes this one has heard lately.
+    pub hears: BTreeSet<NodeId>,
+    /// Why it cannot do what the control state asks of it, if it cannot.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:?}", self.node, self.side, self.process)?;
+        if let Some(position) = self.position {
+            write!(f, " {position}")?;
+        }
+        if let Some(receiver) = self.receiver {
+            write!(f, " <-{}({})", receiver.upstream, receiver.epoch)?;
+        }
+        if let Some(epoch) = self.detached {
+            write!(f, " detached {epoch}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! `pg_replica` keeps a PostgreSQL cluster with exactly one writable primary.
+//!
+//! The reading order is the order of the modules below: the words, the protocol, what the members
+//! agree on, what the protocol needs from outside, and the loop that brings them together.
+
+pub mod ids;
+pub mod ha;
+pub mod control;
+pub mod env;
+pub mod runtime;
+pub mod sabotage;

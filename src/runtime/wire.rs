@@ -1,0 +1,81 @@
+//! What members say to each other.
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
+use openraft_rt::AsyncRuntime;
+use serde::{Deserialize, Serialize};
+
+use crate::control::{Applied, Command};
+use crate::ha::{HeartbeatAnswer, Report};
+use crate::ids::{Epoch, Incarnation};
+
+use super::raft::TypeConfig;
+
+/// A request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub enum Request<Rt: AsyncRuntime + Send + Sync> {
+    /// Raft.
+    Append(AppendEntriesRequest<TypeConfig<Rt>>),
+    /// Raft.
+    Vote(VoteRequest<TypeConfig<Rt>>),
+    /// Raft.
+    PreVote(VoteRequest<TypeConfig<Rt>>),
+    /// Raft: a whole snapshot, which is small here.
+    Snapshot {
+        /// The sender's vote.
+        vote: VoteOf<TypeConfig<Rt>>,
+        /// What it covers.
+        meta: SnapshotMetaOf<TypeConfig<Rt>>,
+        /// The encoded control state.
+        data: Vec<u8>,
+    },
+    /// Raft.
+    TransferLeader(TransferLeaderRequest<TypeConfig<Rt>>),
+    /// A report, and a renewal where `renew` names an epoch. A member that does not lead passes it
+    /// on, once.
+    Heartbeat {
+        /// The report.
+        report: Box<Report>,
+        /// The epoch to renew.
+        renew: Option<Epoch>,
+        /// Whether it was passed on already.
+        relayed: bool,
+    },
+    /// A command for the log.
+    Propose(Box<Command>),
+    /// Who are you? Asked before a cluster is founded.
+    Hello,
+}
+
+/// A response.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub enum Response<Rt: AsyncRuntime + Send + Sync> {
+    /// Raft.
+    Append(AppendEntriesResponse<TypeConfig<Rt>>),
+    /// Raft, to a vote or a pre-vote.
+    Vote(VoteResponse<TypeConfig<Rt>>),
+    /// Raft.
+    Snapshot(SnapshotResponse<TypeConfig<Rt>>),
+    /// Raft: whether the transfer was taken up.
+    Transferred(openraft::raft::TransferLeaderResponse<TypeConfig<Rt>>),
+    /// To a heartbeat.
+    Heartbeat(HeartbeatAnswer),
+    /// To a command.
+    Proposed(Applied),
+    /// To a greeting.
+    Hello {
+        /// The store that the member runs on.
+        incarnation: Incarnation,
+        /// The cluster that it belongs to; empty before it was founded.
+        cluster: String,
+        /// Whether its consensus log was ever started.
+        initialised: bool,
+    },
+    /// The member cannot do this now; the sentence says why.
+    Refused(String),
+}
