@@ -54,7 +54,7 @@ impl ControlState {
                 self.vacate(*epoch, why)
             }
             Command::Elect { .. } => self.elect(command, sabotage),
-            Command::Born { epoch, system, birth } => self.born(*epoch, *system, *birth),
+            Command::Born { epoch, system, history } => self.born(*epoch, *system, history),
             Command::ProposeSync { epoch, version, target } => {
                 self.propose_sync(*epoch, *version, target, sabotage)
             }
@@ -202,8 +202,9 @@ impl ControlState {
         Ok(())
     }
 
-    fn born(&mut self, epoch: Epoch, system: SystemId, birth: TimelineBirth) -> Verdict {
+    fn born(&mut self, epoch: Epoch, system: SystemId, history: &[TimelineBirth]) -> Verdict {
         self.expect_held(epoch)?;
+        let Some(&birth) = history.last() else { return Err("a birth without history".into()) };
         if self.system.is_some_and(|known| known != system) {
             return Err("that Postgres belongs to another cluster".into());
         }
@@ -215,6 +216,8 @@ impl ControlState {
         }
         let Some(holder) = self.primacy.holder else { return Err("nobody holds primacy".into()) };
         self.system = Some(system);
+        let old = history.len().saturating_sub(TIMELINES_MAX);
+        self.lineage = history[old..].to_vec();
         self.timelines.insert(epoch, TimelineRecord { holder, birth });
         while self.timelines.len() > TIMELINES_MAX {
             self.timelines.pop_first();

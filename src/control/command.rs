@@ -140,8 +140,8 @@ pub enum Command {
         epoch: Epoch,
         /// The Postgres cluster.
         system: SystemId,
-        /// The new timeline.
-        birth: TimelineBirth,
+        /// Its whole history, the new timeline last.
+        history: Vec<TimelineBirth>,
     },
     /// Adds a synchronous configuration as the target.
     ProposeSync {
@@ -196,9 +196,10 @@ impl fmt::Display for Command {
                 after.next(),
                 reports.len()
             ),
-            Self::Born { epoch, birth, .. } => {
-                write!(f, "born {} of {epoch} at {}", birth.timeline, birth.begins)
-            }
+            Self::Born { epoch, history, .. } => match history.last() {
+                Some(birth) => write!(f, "born {} of {epoch} at {}", birth.timeline, birth.begins),
+                None => write!(f, "born nothing of {epoch}"),
+            },
             Self::ProposeSync { target, .. } => write!(f, "propose sync {target}"),
             Self::SettleSync { version, .. } => write!(f, "settle sync v{version}"),
             Self::NoteProgress { position, .. } => write!(f, "progress {position}"),

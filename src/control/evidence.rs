@@ -76,7 +76,12 @@ pub fn missing_evidence(
             }
             continue;
         }
-        let have = config.standbys.iter().filter(|node| reports.contains_key(node)).count();
+        // A member without data confirms nothing and proves nothing: what it once had is gone.
+        let have = config
+            .standbys
+            .iter()
+            .filter(|node| reports.get(node).is_some_and(Option::is_some))
+            .count();
         let needed = reports_needed(config, sabotage);
         if have < needed {
             return Some(Missing::Reports { config: config.clone(), needed, have });

@@ -154,9 +154,12 @@ pub struct ControlState {
     pub primacy: Primacy,
     /// The Postgres cluster's identity, from the first recorded birth on.
     pub system: Option<SystemId>,
-    /// The true history, by epoch. Epochs without a line never became primary, or died before it
-    /// was recorded.
+    /// The births by epoch. Epochs without a line never became primary, or died before it was
+    /// recorded.
     pub timelines: BTreeMap<Epoch, TimelineRecord>,
+    /// The true history: that of the last holder who became primary, oldest first. An epoch whose
+    /// timeline a later election passed over is in `timelines` and not here.
+    pub lineage: Vec<TimelineBirth>,
     /// The synchronous configurations.
     pub sync: SyncRecord,
     /// How far the primary was known to have got, noted when it advanced by a good part of

@@ -235,8 +235,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     fn initialise(&self, epoch: Epoch) -> impl Future<Output = Result<SystemId, PostgresError>> + Send;
 
     /// Replaces the directory with a copy of `source`, in recovery and not started. The old
-    /// directory, if there was one, is moved aside first and never removed (I7). Cancelled or cut
-    /// short, it leaves the directory empty, and the old one aside.
+    /// directory, if there was one, is moved aside at the very end and never removed (I7). Cancelled
+    /// or cut short, it leaves the directory as it was.
     fn clone_from(&self, source: &Upstream) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Takes the directory of a stopped server back to where its history and the source's part,
