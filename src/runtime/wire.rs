@@ -79,3 +79,42 @@ pub enum Response<Rt: AsyncRuntime + Send + Sync> {
     /// The member cannot do this now; the sentence says why.
     Refused(String),
 }
+
+// Written out, because a derived `Clone` would ask for `Rt: Clone`, which no task runtime is.
+impl<Rt: AsyncRuntime + Send + Sync> Clone for Request<Rt> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Append(request) => Self::Append(request.clone()),
+            Self::Vote(request) => Self::Vote(request.clone()),
+            Self::PreVote(request) => Self::PreVote(request.clone()),
+            Self::Snapshot { vote, meta, data } => {
+                Self::Snapshot { vote: *vote, meta: meta.clone(), data: data.clone() }
+            }
+            Self::TransferLeader(request) => Self::TransferLeader(request.clone()),
+            Self::Heartbeat { report, renew, relayed } => {
+                Self::Heartbeat { report: report.clone(), renew: *renew, relayed: *relayed }
+            }
+            Self::Propose(command) => Self::Propose(command.clone()),
+            Self::Hello => Self::Hello,
+        }
+    }
+}
+
+impl<Rt: AsyncRuntime + Send + Sync> Clone for Response<Rt> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Append(response) => Self::Append(response.clone()),
+            Self::Vote(response) => Self::Vote(response.clone()),
+            Self::Snapshot(response) => Self::Snapshot(response.clone()),
+            Self::Transferred(response) => Self::Transferred(response.clone()),
+            Self::Heartbeat(answer) => Self::Heartbeat(answer.clone()),
+            Self::Proposed(applied) => Self::Proposed(applied.clone()),
+            Self::Hello { incarnation, cluster, initialised } => Self::Hello {
+                incarnation: *incarnation,
+                cluster: cluster.clone(),
+                initialised: *initialised,
+            },
+            Self::Refused(why) => Self::Refused(why.clone()),
+        }
+    }
+}

@@ -11,6 +11,27 @@ use serde::{Deserialize, Serialize};
 use crate::control::{Applied, Command};
 use crate::ids::Incarnation;
 
+/// The leadership that wrote a log entry, as the log records it: its term.
+type CommittedLeaderId = <LeaderId as openraft::vote::RaftLeaderId>::Committed;
+/// A candidacy: a term, and who stood in it.
+pub(super) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+/// A vote, as it is kept and sent.
+pub(super) type Vote = openraft::impls::Vote<LeaderId>;
+/// A position in the consensus log.
+pub(super) type LogId = openraft::LogId<CommittedLeaderId>;
+/// What an entry carries.
+pub(super) type Payload = openraft::EntryPayload<Command, u64, RaftNode>;
+/// An entry of the consensus log.
+pub(super) type Entry = openraft::impls::Entry<CommittedLeaderId, Payload>;
+/// Voters and learners.
+pub(super) type Membership = openraft::Membership<u64, RaftNode>;
+/// Voters and learners, and the entry that made them so.
+pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, RaftNode>;
+/// What a snapshot covers.
+pub(super) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, RaftNode>;
+/// A snapshot.
+pub(super) type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, RaftNode, Vec<u8>>;
+
 /// The configuration. It has no value of its own: `Rt` is the only thing that varies.
 pub struct TypeConfig<Rt>(PhantomData<fn() -> Rt>);
 
@@ -68,13 +89,10 @@ impl<Rt: AsyncRuntime + Send + Sync> RaftTypeConfig for TypeConfig<Rt> {
     type NodeId = u64;
     type Node = RaftNode;
     type Term = u64;
-    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
-    type Vote = openraft::impls::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Command, u64, RaftNode>;
-    type Entry = openraft::impls::Entry<
-        <Self::LeaderId as openraft::vote::RaftLeaderId>::Committed,
-        Self::Payload,
-    >;
+    type LeaderId = LeaderId;
+    type Vote = Vote;
+    type Payload = Payload;
+    type Entry = Entry;
     type AsyncRuntime = Rt;
     type Responder<T>
         = openraft::impls::OneshotResponder<Self, T>
