@@ -1,1 +1,0 @@
-//! The network between places, with faults per link and direction.
