@@ -55,7 +55,7 @@ impl Lease {
 
 /// What a leader of the control plane knows about leases that it or others granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseLedger {
+pub(super) struct LeaseLedger {
     /// Since when it leads.
     led_since: Moment,
     /// The epoch that was given while it led, and so by it; leases of that epoch are its own.
@@ -67,18 +67,18 @@ pub struct LeaseLedger {
 impl LeaseLedger {
     /// The ledger of a leader that begins to lead.
     #[must_use]
-    pub fn new(led_since: Moment) -> Self {
+    pub(super) fn new(led_since: Moment) -> Self {
         Self { led_since, given: None, confirmed: None }
     }
 
     /// A new epoch was given while this member led.
-    pub fn epoch_given(&mut self, epoch: Epoch) {
+    pub(super) fn epoch_given(&mut self, epoch: Epoch) {
         self.given = Some(epoch);
         self.confirmed = None;
     }
 
     /// A renewal was confirmed.
-    pub fn renewal_confirmed(&mut self, now: Moment) {
+    pub(super) fn renewal_confirmed(&mut self, now: Moment) {
         self.confirmed = Some(now);
     }
 
@@ -88,7 +88,7 @@ impl LeaseLedger {
     /// leader. Leases of an epoch that was given under this leadership can only have been confirmed
     /// by it, so where it confirmed none there is none.
     #[must_use]
-    pub fn clear_at(&self, epoch: Epoch, wait: Duration, sabotage: Sabotage) -> Moment {
+    pub(super) fn clear_at(&self, epoch: Epoch, wait: Duration, sabotage: Sabotage) -> Moment {
         if sabotage.is(Saboteur::SkipLeaseWait) {
             return self.led_since;
         }

@@ -9,7 +9,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 
 /// How a directory relates to the recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
+pub(super) enum Relation {
     /// A part of it: streaming brings it up to date.
     Behind,
     /// It has log that the recorded history lacks, from here on.
@@ -25,7 +25,7 @@ pub enum Relation {
 
 /// Compares a directory's `history`, which ends at `flushed`, with the recorded lineage.
 #[must_use]
-pub fn compare(
+pub(super) fn compare(
     history: &[TimelineBirth],
     flushed: Option<Lsn>,
     lineage: &[TimelineBirth],

@@ -6,7 +6,7 @@ use crate::ids::Moment;
 
 /// Why the core wants to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Timer {
+pub(super) enum Timer {
     /// It is time to look at Postgres, report and renew.
     Heartbeat,
     /// The lease is about to end.
@@ -19,29 +19,29 @@ pub enum Timer {
 
 /// The timers of one core.
 #[derive(Clone, Debug, Default)]
-pub struct Timers {
+pub(super) struct Timers {
     due: BTreeMap<Timer, Moment>,
 }
 
 impl Timers {
     /// Sets or moves a timer.
-    pub fn set(&mut self, timer: Timer, at: Moment) {
+    pub(super) fn set(&mut self, timer: Timer, at: Moment) {
         self.due.insert(timer, at);
     }
 
     /// Sets a timer unless an earlier one is set.
-    pub fn set_no_later(&mut self, timer: Timer, at: Moment) {
+    pub(super) fn set_no_later(&mut self, timer: Timer, at: Moment) {
         let due = self.due.entry(timer).or_insert(at);
         *due = at.min(*due);
     }
 
     /// Takes a timer away.
-    pub fn clear(&mut self, timer: Timer) {
+    pub(super) fn clear(&mut self, timer: Timer) {
         self.due.remove(&timer);
     }
 
     /// Takes one timer that is due, the lease's before any other.
-    pub fn pop_due(&mut self, now: Moment) -> Option<Timer> {
+    pub(super) fn pop_due(&mut self, now: Moment) -> Option<Timer> {
         let lease = self.due.get(&Timer::LeaseEnd).filter(|at| **at <= now);
         let timer = match lease {
             Some(_) => Timer::LeaseEnd,
@@ -53,7 +53,7 @@ impl Timers {
 
     /// When the next timer is due.
     #[must_use]
-    pub fn next(&self) -> Option<Moment> {
+    pub(super) fn next(&self) -> Option<Moment> {
         self.due.values().min().copied()
     }
 }

@@ -1,0 +1,190 @@
+//! The agent's memory: what this member knows of its own Postgres, its lease, and what is under way.
+//!
+//! It decides nothing; `desire` and `fencing` do, from what is kept here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::control::ControlState;
+use crate::env::{Observation, Process};
+use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
+
+use super::action::Verb;
+use super::lease::Lease;
+use super::report::{ReceiverReport, Report};
+use super::role::Role;
+
+/// How long a server may not answer before it is ended: longer than a busy moment, far shorter
+/// than a person's patience.
+pub(super) const HUNG_LIMIT: Duration = Duration::from_millis(1_000);
+/// How many crashes within [`RESTART_WINDOW`] are answered by a restart in place.
+pub(super) const RESTARTS_MAX: usize = 3;
+/// See [`RESTARTS_MAX`].
+pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// How long a member counts as heard.
+const HEARD_LIMIT: Duration = Duration::from_secs(1);
+
+/// A verb under way.
+#[derive(Clone, Debug)]
+pub(super) struct Busy {
+    pub(super) id: ActionId,
+    pub(super) epoch: Epoch,
+    pub(super) verb: Verb,
+    pub(super) since: Moment,
+}
+
+/// What the agent remembers. Nothing here survives a restart of the manager, and nothing has to.
+#[derive(Debug)]
+pub(super) struct Agent {
+    /// The last look at Postgres, and when it was asked for.
+    pub(super) observed: Option<(Observation, Moment)>,
+    /// A look under way.
+    pub(super) looking_since: Option<Moment>,
+    /// Looks that were asked for before this instant may show what is no longer so.
+    pub(super) stale_before: Moment,
+    /// The lease in force: the guard is armed for it.
+    pub(super) lease: Option<Lease>,
+    /// The verb under way.
+    pub(super) busy: Option<Busy>,
+    /// Whom Postgres was last told to follow.
+    pub(super) following: Option<(NodeId, Epoch)>,
+    /// Since when it should stream and does not.
+    pub(super) dry_since: Option<Moment>,
+    /// Since when the server of a leased holder is not up.
+    pub(super) not_up_since: Option<Moment>,
+    /// Since when the server does not answer.
+    pub(super) hung_since: Option<Moment>,
+    /// When the server was restarted in place, oldest first; at most [`RESTARTS_MAX`].
+    pub(super) restarts: Vec<Moment>,
+    /// Before this instant nothing that failed is tried again.
+    pub(super) retry_at: Moment,
+    /// How often in a row something failed.
+    pub(super) failures: u32,
+    /// A rewind failed for good, or streaming never begins: only a copy helps.
+    pub(super) needs_clone: bool,
+    /// The proposal under way.
+    pub(super) proposal: Option<(ActionId, Moment)>,
+    /// The promise made for a vacancy, and the position that goes with it.
+    pub(super) detached: Option<(Epoch, Option<WalPosition>)>,
+    /// Where the log of a primary ended when it was last started: what clients may not see before
+    /// the standbys have it.
+    pub(super) tail: Option<Lsn>,
+    /// Heartbeats without an answer, in a row.
+    pub(super) unanswered: u32,
+    /// Whose turn it is to relay.
+    pub(super) relay_turn: usize,
+    /// When members were last heard.
+    pub(super) heard: BTreeMap<NodeId, Moment>,
+    /// What keeps this member from doing what the control state asks of it.
+    pub(super) trouble: Option<String>,
+    /// The role.
+    pub(super) role: Role,
+}
+
+impl Agent {
+    pub(super) fn new() -> Self {
+        Self {
+            observed: None,
+            looking_since: None,
+            stale_before: Moment::default(),
+            lease: None,
+            busy: None,
+            following: None,
+            dry_since: None,
+            not_up_since: None,
+            hung_since: None,
+            restarts: Vec::new(),
+            retry_at: Moment::default(),
+            failures: 0,
+            needs_clone: false,
+            proposal: None,
+            detached: None,
+            tail: None,
+            unanswered: 0,
+            relay_turn: 0,
+            heard: BTreeMap::new(),
+            trouble: None,
+            role: Role::Idle,
+        }
+    }
+
+    /// The last look, where nothing has happened since that could have outdated it.
+    pub(super) fn fresh(&self) -> Option<&Observation> {
+        let (observation, asked) = self.observed.as_ref()?;
+        (*asked >= self.stale_before).then_some(observation)
+    }
+
+    /// The last look, however old.
+    pub(super) fn seen(&self) -> Option<&Observation> {
+        self.observed.as_ref().map(|(observation, _)| observation)
+    }
+
+    /// The epoch in which the newest timeline of the directory was born.
+    pub(super) fn born(&self) -> Option<Epoch> {
+        self.seen()?.history.last().map(|birth| birth.born)
+    }
+
+    /// Takes a look in, and keeps the clocks that hang on it.
+    pub(super) fn observe(&mut self, observation: Observation, asked: Moment, now: Moment) {
+        let hung = observation.process == Process::Hung;
+        self.hung_since = hung.then(|| self.hung_since.unwrap_or(now));
+        if matches!(observation.process, Process::Down { .. }) {
+            self.following = None;
+        }
+        let dry = self.following.is_some() && observation.receiver.is_none();
+        self.dry_since = dry.then(|| self.dry_since.unwrap_or(now));
+        self.observed = Some((observation, asked));
+    }
+
+    /// A stop has returned: whatever the last look saw, no process exists any more.
+    pub(super) fn note_stopped(&mut self) {
+        self.following = None;
+        if let Some((observation, _)) = &mut self.observed {
+            observation.process = Process::Down { clean: false };
+            observation.flushed = None;
+            observation.receiver = None;
+        }
+    }
+
+    /// Forgets crashes that are too long ago to count.
+    pub(super) fn may_restart(&mut self, now: Moment) -> bool {
+        self.restarts.retain(|at| now.since(*at) < RESTART_WINDOW);
+        self.restarts.len() < RESTARTS_MAX
+    }
+
+    /// What this member tells the coordinator.
+    pub(super) fn report(&self, me: NodeId, control: &ControlState, now: Moment) -> Report {
+        let seen = self.seen();
+        let position = seen.and_then(Observation::position);
+        let promise = self.detached.filter(|(epoch, _)| *epoch == control.primacy.epoch);
+        Report {
+            node: me,
+            version: control.version,
+            has_data: seen.is_some_and(|o| o.system.is_some()),
+            ever_started: seen.is_some_and(|o| o.ever_started),
+            process: seen.map_or(Process::Down { clean: true }, |o| o.process),
+            side: seen.map_or(crate::env::Side::Standby, |o| o.side),
+            birth: seen.and_then(|o| o.history.last().copied()),
+            position: promise.map_or(position, |(_, promised)| promised),
+            replayed: seen.and_then(|o| {
+                Some(WalPosition { flushed: o.replayed?, ..o.position()? })
+            }),
+            receiver: seen.and_then(|o| o.receiver).map(|receiver| ReceiverReport {
+                upstream: receiver.upstream,
+                epoch: receiver.epoch,
+                silent_ms: u64::try_from(receiver.silent_for.as_millis()).unwrap_or(u64::MAX),
+            }),
+            detached: promise.map(|(epoch, _)| epoch),
+            streams: seen.map(|o| o.streams.clone()).unwrap_or_default(),
+            sync: seen.map(|o| o.sync.clone()).unwrap_or_default(),
+            admits: seen.is_some_and(|o| o.admits),
+            hears: self
+                .heard
+                .iter()
+                .filter(|(_, at)| now.since(**at) < HEARD_LIMIT)
+                .map(|(node, _)| *node)
+                .collect(),
+            trouble: self.trouble.clone(),
+        }
+    }
+}

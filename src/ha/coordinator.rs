@@ -1,0 +1,330 @@
+//! The coordinator: it runs where Raft leads, and answers who should hold primacy.
+//!
+//! Its memory begins with a leadership and ends with it; whatever must survive is in the control
+//! state. Each rule below is one question with one answer; `next_command` asks them in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::control::{Command, ControlState, Handover, HandoverKind, OrderOutcome, VacateReason};
+use crate::ids::{Epoch, Moment, NodeId, Term, WalPosition};
+use crate::sabotage::{Sabotage, Saboteur};
+
+use super::election::{Ballot, Obstacle};
+use super::event::RequestId;
+use super::lease::LeaseLedger;
+use super::report::Report;
+use super::sync::SyncWatch;
+
+/// How long a report speaks for a member. Three lost heartbeats in a row are not yet a death.
+pub(super) const REPORT_LIMIT: Duration = Duration::from_millis(1_000);
+/// How long a handover may take before its order is refused, beyond the planned stop.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(8);
+/// The same, for one that an operator forces and that lacks evidence.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
+/// The part of `max_lag` by which the primary advances before its position is noted.
+const PROGRESS_DIVISOR: u64 = 4;
+
+/// A member's last report.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) report: Report,
+    pub(super) at: Moment,
+}
+
+/// The coordinator's memory.
+#[derive(Debug)]
+pub(super) struct Coordinator {
+    /// The term in which this member leads.
+    pub(super) term: Term,
+    /// Since when.
+    led_since: Moment,
+    /// L4.
+    pub(super) ledger: LeaseLedger,
+    /// What the members last said.
+    pub(super) seen: BTreeMap<NodeId, Seen>,
+    /// Renewals whose confirmation is under way.
+    pub(super) renewals: BTreeMap<RequestId, (NodeId, Epoch)>,
+    /// The epoch and the vacancy as they were last looked at, and since when they are so.
+    epoch: Epoch,
+    given_at: Moment,
+    vacant_since: Option<Moment>,
+    /// Where the holder of the present epoch was last known to be.
+    primary_position: Option<WalPosition>,
+    /// Holders that did not become primary, since the last one that did.
+    failed: BTreeSet<NodeId>,
+    /// The handover under way, and since when it is known.
+    handover_since: Option<Moment>,
+    sync: SyncWatch,
+    /// Why nobody is elected, for people.
+    pub(super) obstacle: Option<Obstacle>,
+    /// When leadership or voters were last moved.
+    pub(super) moved_at: Option<Moment>,
+}
+
+impl Coordinator {
+    pub(super) fn new(term: Term, led_since: Moment, control: &ControlState) -> Self {
+        Self {
+            term,
+            led_since,
+            ledger: LeaseLedger::new(led_since),
+            seen: BTreeMap::new(),
+            renewals: BTreeMap::new(),
+            epoch: control.primacy.epoch,
+            given_at: led_since,
+            vacant_since: None,
+            primary_position: None,
+            failed: BTreeSet::new(),
+            handover_since: None,
+            sync: SyncWatch::default(),
+            obstacle: None,
+            moved_at: None,
+        }
+    }
+
+    /// Takes note of a control state: what is new in it begins now.
+    pub(super) fn on_control(&mut self, control: &ControlState, now: Moment) {
+        if control.primacy.epoch > self.epoch {
+            self.epoch = control.primacy.epoch;
+            self.given_at = now;
+            self.primary_position = None;
+            self.ledger.epoch_given(self.epoch);
+        }
+        if control.timelines.contains_key(&self.epoch) {
+            self.failed.clear();
+        }
+        let vacant = control.is_vacant() && self.epoch > Epoch::default();
+        if vacant
+            && self.vacant_since.is_none()
+            && control.primacy.vacated == Some(VacateReason::NotPromoted)
+        {
+            self.failed.extend(control.primacy.last_holder);
+        }
+        self.vacant_since = vacant.then(|| self.vacant_since.unwrap_or(now));
+        let handover = control.handover.is_some();
+        self.handover_since = handover.then(|| self.handover_since.unwrap_or(now));
+        if !vacant {
+            self.obstacle = None;
+        }
+    }
+
+    /// Takes a report in.
+    pub(super) fn on_report(&mut self, report: Report, control: &ControlState, now: Moment) {
+        if control.primacy.holder == Some(report.node) && report.birth.is_some_and(|b| b.born == self.epoch)
+        {
+            self.primary_position = self.primary_position.max(report.position);
+        }
+        self.seen.insert(report.node, Seen { report, at: now });
+    }
+
+    /// The members that are alive, by their last reports.
+    pub(super) fn alive(&self, now: Moment) -> BTreeMap<NodeId, Report> {
+        self.seen
+            .iter()
+            .filter(|(_, seen)| now.since(seen.at) <= REPORT_LIMIT)
+            .map(|(node, seen)| (*node, seen.report.clone()))
+            .collect()
+    }
+
+    /// The next command that the control state needs, if any. One at a time: the next is decided
+    /// from the state that this one leads to.
+    pub(super) fn next_command(
+        &mut self,
+        now: Moment,
+        control: &ControlState,
+        sabotage: Sabotage,
+    ) -> Option<Command> {
+        if control.cluster.is_empty() || sabotage.is(Saboteur::NeverElect) {
+            return None;
+        }
+        if let Some(command) = self.overdue_handover(now, control) {
+            return Some(command);
+        }
+        let Some(holder) = control.primacy.holder else { return self.fill_vacancy(now, control, sabotage) };
+        if let Some(why) = self.why_vacate(now, control, holder, sabotage) {
+            return Some(Command::Vacate { epoch: control.primacy.epoch, why });
+        }
+        let report = &self.seen.get(&holder).filter(|s| now.since(s.at) <= REPORT_LIMIT)?.report;
+        if let Some(command) = self.sync.next_step(now, control, report, sabotage) {
+            return Some(command);
+        }
+        self.progress(control)
+    }
+
+    fn fill_vacancy(
+        &mut self,
+        now: Moment,
+        control: &ControlState,
+        sabotage: Sabotage,
+    ) -> Option<Command> {
+        let wait = control.settings.timing.lease_wait(control.settings.longest_lease_ms);
+        let mut alive = self.alive(now);
+        self.drop_the_silent(control, &mut alive);
+        let ballot = Ballot {
+            now,
+            control,
+            alive: &alive,
+            vacant_since: self.vacant_since.unwrap_or(self.led_since),
+            lease_clear_at: self.ledger.clear_at(control.primacy.epoch, wait, sabotage),
+            primary_position: self.primary_position,
+            failed: &self.failed,
+            sabotage,
+        };
+        match ballot.decide() {
+            Ok(command) => {
+                self.obstacle = None;
+                Some(command)
+            }
+            Err(obstacle) => {
+                self.obstacle = Some(obstacle);
+                None
+            }
+        }
+    }
+
+    /// A holder that was found dead is not waited for, unless it has been heard since.
+    fn drop_the_silent(&self, control: &ControlState, alive: &mut BTreeMap<NodeId, Report>) {
+        if control.primacy.vacated != Some(VacateReason::Silent) {
+            return;
+        }
+        let Some(former) = control.primacy.last_holder else { return };
+        let heard_since = self.seen.get(&former).is_some_and(|s| Some(s.at) > self.vacant_since);
+        if !heard_since {
+            alive.remove(&former);
+        }
+    }
+
+    /// Two signals before a failover: the holder is silent, and no standby hears its Postgres.
+    fn why_vacate(
+        &self,
+        now: Moment,
+        control: &ControlState,
+        holder: NodeId,
+        sabotage: Sabotage,
+    ) -> Option<VacateReason> {
+        let timing = &control.settings.timing;
+        let forced = control.handover.as_ref().is_some_and(|handover| {
+            handover.from == control.primacy.epoch
+                && matches!(handover.kind, HandoverKind::Failover { .. })
+        });
+        if forced {
+            return Some(VacateReason::Operator);
+        }
+        if control.settings.paused || !self.someone_else_could(now, control, holder) {
+            return None;
+        }
+        let promote_limit = Duration::from_millis(timing.promote_ms);
+        let born = control.timelines.contains_key(&control.primacy.epoch);
+        if !born && control.is_born() && now.since(self.given_at) > promote_limit {
+            return Some(VacateReason::NotPromoted);
+        }
+        let suspect = Duration::from_millis(timing.suspect_ms);
+        let silent = now.since(self.last_heard(holder));
+        if silent <= suspect {
+            return None;
+        }
+        let wait = timing.lease_wait(control.settings.longest_lease_ms);
+        // Once the lease is over its Postgres has been fenced, whatever a standby believes to hear.
+        let fenced = silent > wait + suspect;
+        let heard = self.heard_by_a_standby(now, control.primacy.epoch, holder, suspect);
+        let one_is_enough = sabotage.is(Saboteur::OneSignalIsEnough);
+        (!heard || fenced || one_is_enough).then_some(VacateReason::Silent)
+    }
+
+    fn last_heard(&self, node: NodeId) -> Moment {
+        let reported = self.seen.get(&node).map_or(self.led_since, |seen| seen.at);
+        reported.max(self.given_at).max(self.led_since)
+    }
+
+    fn someone_else_could(&self, now: Moment, control: &ControlState, holder: NodeId) -> bool {
+        self.seen.iter().any(|(node, seen)| {
+            *node != holder
+                && now.since(seen.at) <= REPORT_LIMIT
+                && control.is_candidate(*node)
+                && (seen.report.has_data || !control.is_born())
+        })
+    }
+
+    fn heard_by_a_standby(
+        &self,
+        now: Moment,
+        epoch: Epoch,
+        holder: NodeId,
+        suspect: Duration,
+    ) -> bool {
+        self.seen.values().any(|seen| {
+            let age = now.since(seen.at);
+            seen.report.receiver.is_some_and(|receiver| {
+                receiver.upstream == holder
+                    && receiver.epoch == epoch
+                    && age + Duration::from_millis(receiver.silent_ms) <= suspect
+            })
+        })
+    }
+
+    /// An operator gets an answer: a handover that does not come about is refused with the reason.
+    fn overdue_handover(&self, now: Moment, control: &ControlState) -> Option<Command> {
+        let handover = control.handover.as_ref()?;
+        let since = self.handover_since?;
+        let stop = Duration::from_millis(control.settings.timing.stop_ms);
+        let limit = match handover.kind {
+            HandoverKind::Switchover => stop + HANDOVER_LIMIT,
+            HandoverKind::Failover { .. } => FAILOVER_LIMIT,
+        };
+        let superseded = handover.from < control.primacy.epoch
+            && control.timelines.contains_key(&control.primacy.epoch);
+        if !superseded && now.since(since) <= limit {
+            return None;
+        }
+        let why = self.why_not_handed_over(now, control, handover);
+        let outcome = OrderOutcome::Refused(why);
+        Some(Command::EndHandover { id: handover.id, outcome })
+    }
+
+    fn why_not_handed_over(
+        &self,
+        now: Moment,
+        control: &ControlState,
+        handover: &Handover,
+    ) -> String {
+        if let Some(obstacle) = &self.obstacle {
+            return obstacle.to_string();
+        }
+        let Some(to) = handover.to else { return "no standby was ready in time".into() };
+        let Some(seen) = self.seen.get(&to).filter(|s| now.since(s.at) <= REPORT_LIMIT) else {
+            return format!("{to} does not answer");
+        };
+        match (self.primary_position, seen.report.position) {
+            (Some(primary), Some(own)) => format!(
+                "{to} is {} bytes behind, max_lag is {}",
+                primary.flushed.ahead_of(own.flushed),
+                control.settings.max_lag_bytes
+            ),
+            _ => format!("{to} was not ready in time"),
+        }
+    }
+
+    fn progress(&self, control: &ControlState) -> Option<Command> {
+        if control.confirmations() > 0 {
+            return None;
+        }
+        let position = self.primary_position?;
+        let step = control.settings.max_lag_bytes / PROGRESS_DIVISOR;
+        let due = match control.progress {
+            None => true,
+            Some(noted) if noted.born < position.born => true,
+            Some(noted) => position.flushed.ahead_of(noted.flushed) > step.max(1),
+        };
+        due.then_some(Command::NoteProgress { epoch: control.primacy.epoch, position })
+    }
+
+    /// When this must be looked at again although nothing happens.
+    pub(super) fn next_look(&self, now: Moment, control: &ControlState) -> Moment {
+        let heartbeat = Duration::from_millis(control.settings.timing.heartbeat_ms);
+        let soon = now + heartbeat / 2;
+        match &self.obstacle {
+            Some(Obstacle::LeaseUntil(at)) if *at > now => (*at).min(soon),
+            _ => soon,
+        }
+    }
+}

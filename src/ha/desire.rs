@@ -1,0 +1,356 @@
+//! What should this member's Postgres be? One decision, as a function of what is known.
+//!
+//! The answer is the single next thing to do. It is asked again after every event, so a plan that
+//! takes several steps needs no memory: each step is decided from where things stand.
+
+use std::time::Duration;
+
+use crate::control::{Command, ControlState, HandoverKind, MemberKind, Mode, VacateReason};
+use crate::env::{Observation, Process, Side, StartAs, StopHow, SyncNames, Upstream};
+use crate::ids::{Epoch, Moment, NodeId};
+use crate::sabotage::{Sabotage, Saboteur};
+
+use super::action::Verb;
+use super::agent::{Agent, HUNG_LIMIT};
+use super::rejoin::{Relation, compare};
+
+/// How soon Postgres is looked at again while something is awaited from it.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// The same, where nothing hurries.
+const LOOK_LATER: Duration = Duration::from_millis(100);
+/// How long a standby may fail to stream before its data are copied anew.
+pub(super) const DRY_LIMIT: Duration = Duration::from_secs(15);
+/// In quorum-sync a failover loses nothing, so a restart in place is not waited for as long.
+const QUORUM_RESTART_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// The next thing to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Desire {
+    /// Nothing.
+    Rest,
+    /// Look again after a while.
+    Look(Duration),
+    /// Something to Postgres.
+    Do(Verb),
+    /// Something to the control state.
+    Propose(Command),
+    /// Nothing, and a person should know why.
+    Trouble(String),
+}
+
+/// Everything that the decision rests on.
+pub(super) struct Situation<'a> {
+    pub(super) me: NodeId,
+    pub(super) now: Moment,
+    pub(super) control: &'a ControlState,
+    pub(super) agent: &'a Agent,
+    pub(super) seen: &'a Observation,
+    pub(super) may_restart: bool,
+    pub(super) sabotage: Sabotage,
+}
+
+impl Situation<'_> {
+    /// The decision.
+    pub(super) fn desire(&self) -> Desire {
+        let Some(member) = self.control.members.get(&self.me) else { return self.outside() };
+        if member.kind == MemberKind::Witness {
+            return Desire::Rest;
+        }
+        let primacy = &self.control.primacy;
+        match primacy.holder {
+            _ if primacy.epoch == Epoch::default() => self.before_genesis(),
+            Some(holder) if holder == self.me => self.as_holder(primacy.epoch),
+            Some(holder) => self.behind_holder(holder, primacy.epoch),
+            None => self.in_vacancy(),
+        }
+    }
+
+    fn outside(&self) -> Desire {
+        let retired = self.control.retired.contains(&self.me);
+        if self.sabotage.is(Saboteur::KeepRemovedMember) && self.control.is_vacant() {
+            return self.in_vacancy();
+        }
+        let running = !matches!(self.seen.process, Process::Down { .. });
+        match (retired, running) {
+            (true, true) => Desire::Do(Verb::Stop(StopHow::Fast)),
+            (true, false) => Desire::Trouble("was removed from the cluster".into()),
+            (false, _) => Desire::Rest,
+        }
+    }
+
+    fn before_genesis(&self) -> Desire {
+        if self.seen.system.is_some() {
+            return Desire::Trouble(
+                "its data directory holds a database that this cluster did not make; adopt it, or \
+                 empty the directory"
+                    .into(),
+            );
+        }
+        Desire::Rest
+    }
+
+    /// I1, I5: with a lease, step by step to a primary; without one, nothing that could write.
+    fn as_holder(&self, epoch: Epoch) -> Desire {
+        let timing = &self.control.settings.timing;
+        let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
+        if !leased && !self.sabotage.is(Saboteur::PromoteWithoutLease) {
+            return self.detach_or_rest();
+        }
+        if self.seen.system.is_none() {
+            return if self.control.is_born() {
+                self.release(epoch, "its data directory is empty")
+            } else {
+                Desire::Do(Verb::Initialise)
+            };
+        }
+        if self.is_foreign() {
+            return self.release(epoch, "its data directory belongs to another cluster");
+        }
+        match (self.seen.process, self.seen.side) {
+            (Process::Hung, _) => self.end_if_hung(),
+            (Process::Starting | Process::Stopping, _) if self.out_of_patience() => {
+                Desire::Do(Verb::Stop(StopHow::Immediate))
+            }
+            (Process::Starting | Process::Stopping, _) => Desire::Look(LOOK_LATER),
+            (Process::Down { .. }, side) => self.bring_up(epoch, side),
+            (Process::Up, Side::Standby) if self.seen.receiver.is_some() => {
+                Desire::Do(Verb::Detach)
+            }
+            (Process::Up, Side::Standby) => match self.target(epoch) {
+                Some(sync) => Desire::Do(Verb::Promote(sync)),
+                None => Desire::Rest,
+            },
+            (Process::Up, Side::Primary) => self.keep_primary(epoch),
+        }
+    }
+
+    fn bring_up(&self, epoch: Epoch, side: Side) -> Desire {
+        if self.switchover_from(epoch) {
+            return Desire::Propose(Command::Release { epoch, why: VacateReason::Operator });
+        }
+        let was_primary = side == Side::Primary && self.agent.born() == Some(epoch);
+        if !was_primary {
+            return Desire::Do(Verb::Start(StartAs::Standby));
+        }
+        if self.out_of_patience() {
+            return self.release(epoch, "it does not come back in time");
+        }
+        if !self.may_restart {
+            return self.release(epoch, "it crashes again and again");
+        }
+        match self.target(epoch) {
+            Some(sync) => Desire::Do(Verb::Start(StartAs::Primary { epoch, sync })),
+            None => Desire::Rest,
+        }
+    }
+
+    fn keep_primary(&self, epoch: Epoch) -> Desire {
+        if !self.control.timelines.contains_key(&epoch) {
+            let Some(system) = self.seen.system else { return Desire::Rest };
+            let history = self.seen.history.clone();
+            return Desire::Propose(Command::Born { epoch, system, history });
+        }
+        let Some(target) = self.target(epoch) else { return Desire::Rest };
+        if self.seen.sync != target {
+            return Desire::Do(Verb::SetSync(target));
+        }
+        if !self.seen.admits {
+            return if self.tail_is_safe(&target) {
+                Desire::Do(Verb::Admit)
+            } else {
+                Desire::Look(LOOK_SOON)
+            };
+        }
+        if self.switchover_from(epoch) {
+            return if self.successor_is_ready() {
+                Desire::Do(Verb::Stop(StopHow::Fast))
+            } else {
+                Desire::Look(LOOK_SOON)
+            };
+        }
+        Desire::Rest
+    }
+
+    /// I3: nobody reads what a failover would take back. The tail that a recovery or a promotion
+    /// left is on enough standbys before the first client is let in.
+    fn tail_is_safe(&self, target: &SyncNames) -> bool {
+        if target.confirmations == 0 || self.sabotage.is(Saboteur::AdmitBeforeTailConfirmed) {
+            return true;
+        }
+        let Some(tail) = self.agent.tail.or(self.seen.flushed) else { return false };
+        let confirmed = self.seen.streams.iter().filter(|stream| {
+            stream.epoch == target.epoch
+                && stream.flushed >= tail
+                && target.standbys.contains(&stream.node)
+        });
+        confirmed.count() >= target.confirmations as usize
+    }
+
+    fn successor_is_ready(&self) -> bool {
+        let Some(handover) = &self.control.handover else { return false };
+        let Some(end) = self.seen.flushed else { return false };
+        let max_lag = self.control.settings.max_lag_bytes;
+        self.seen.streams.iter().any(|stream| {
+            stream.epoch == self.control.primacy.epoch
+                && handover.to.is_none_or(|to| to == stream.node)
+                && self.control.is_candidate(stream.node)
+                && end.ahead_of(stream.flushed) <= max_lag
+        })
+    }
+
+    fn behind_holder(&self, holder: NodeId, epoch: Epoch) -> Desire {
+        if self.seen.process == Process::Hung {
+            return self.end_if_hung();
+        }
+        if !self.control.timelines.contains_key(&epoch) {
+            // The new primary's switch point is not known yet, so nothing can be compared with it.
+            return self.detach_or_recover();
+        }
+        let Some(upstream) = self.upstream(holder, epoch) else { return Desire::Rest };
+        if self.seen.system.is_none() {
+            return Desire::Do(Verb::Clone(upstream));
+        }
+        if self.is_foreign() {
+            return self.handle_foreign(upstream);
+        }
+        if self.agent.needs_clone {
+            return self.when_down(Verb::Clone(upstream));
+        }
+        let relation = compare(
+            &self.seen.history,
+            self.seen.flushed,
+            &self.control.lineage,
+            self.sabotage,
+        );
+        match relation {
+            Relation::Behind => self.follow(upstream),
+            Relation::Diverged { .. } if self.sabotage.is(Saboteur::RejoinWithoutRewind) => {
+                self.follow(upstream)
+            }
+            Relation::Diverged { .. } => self.when_down(Verb::Rewind(upstream)),
+            Relation::Unrelated => self.when_down(Verb::Clone(upstream)),
+            Relation::Unknown => match self.seen.process {
+                Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
+                Process::Starting | Process::Up | Process::Stopping | Process::Hung => {
+                    Desire::Look(LOOK_LATER)
+                }
+            },
+        }
+    }
+
+    fn follow(&self, upstream: Upstream) -> Desire {
+        match self.seen.process {
+            Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
+            Process::Starting | Process::Stopping | Process::Hung => Desire::Look(LOOK_LATER),
+            Process::Up => {
+                let wanted = (upstream.node, upstream.epoch);
+                if self.agent.following != Some(wanted) {
+                    return Desire::Do(Verb::Follow(upstream));
+                }
+                Desire::Rest
+            }
+        }
+    }
+
+    /// Somebody else's data. What this cluster's own first start left behind may be set aside; any
+    /// other database is the operator's to judge.
+    fn handle_foreign(&self, upstream: Upstream) -> Desire {
+        let first = self.control.timelines.keys().next().copied().unwrap_or_default();
+        let ours = self.agent.born().is_some_and(|born| born > Epoch::default() && born < first);
+        if ours && self.seen.history.len() == 1 {
+            return self.when_down(Verb::Clone(upstream));
+        }
+        if self.sabotage.is(Saboteur::InitialiseOverRecord) {
+            return self.when_down(Verb::Clone(upstream));
+        }
+        Desire::Trouble(
+            "its data directory belongs to another cluster; move it away, and a copy is made".into(),
+        )
+    }
+
+    /// Detach first, then report: nothing is decided from a position that still moves.
+    fn in_vacancy(&self) -> Desire {
+        match self.seen.process {
+            Process::Hung => self.end_if_hung(),
+            Process::Starting | Process::Stopping => Desire::Look(LOOK_LATER),
+            Process::Up => self.detach_or_rest(),
+            Process::Down { .. } if self.seen.system.is_some() && self.seen.flushed.is_none() => {
+                Desire::Do(Verb::Start(StartAs::Standby))
+            }
+            Process::Down { .. } => Desire::Rest,
+        }
+    }
+
+    fn detach_or_rest(&self) -> Desire {
+        let attached = self.seen.process == Process::Up && self.seen.receiver.is_some();
+        let following = self.agent.following.is_some();
+        if (attached || following) && !self.sabotage.is(Saboteur::ElectWithoutDetaching) {
+            return Desire::Do(Verb::Detach);
+        }
+        Desire::Rest
+    }
+
+    fn detach_or_recover(&self) -> Desire {
+        let down = matches!(self.seen.process, Process::Down { .. });
+        if down && self.seen.system.is_some() && self.seen.flushed.is_none() {
+            return Desire::Do(Verb::Start(StartAs::Standby));
+        }
+        self.detach_or_rest()
+    }
+
+    fn when_down(&self, verb: Verb) -> Desire {
+        match self.seen.process {
+            Process::Down { .. } => Desire::Do(verb),
+            Process::Up | Process::Starting => Desire::Do(Verb::Stop(StopHow::Fast)),
+            Process::Stopping | Process::Hung => Desire::Look(LOOK_LATER),
+        }
+    }
+
+    fn end_if_hung(&self) -> Desire {
+        let hung = self.agent.hung_since.map_or(Duration::ZERO, |since| self.now.since(since));
+        if hung >= HUNG_LIMIT {
+            Desire::Do(Verb::Stop(StopHow::Immediate))
+        } else {
+            Desire::Look(LOOK_LATER)
+        }
+    }
+
+    fn out_of_patience(&self) -> bool {
+        let settings = &self.control.settings;
+        let mut limit = Duration::from_millis(settings.timing.restart_ms);
+        if settings.mode == Mode::QuorumSync {
+            limit = limit.min(QUORUM_RESTART_LIMIT);
+        }
+        self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit)
+    }
+
+    fn release(&self, epoch: Epoch, why: &str) -> Desire {
+        let why = VacateReason::PostgresFailed(why.to_owned());
+        Desire::Propose(Command::Release { epoch, why })
+    }
+
+    fn switchover_from(&self, epoch: Epoch) -> bool {
+        self.control
+            .handover
+            .as_ref()
+            .is_some_and(|h| h.from == epoch && h.kind == HandoverKind::Switchover)
+    }
+
+    fn is_foreign(&self) -> bool {
+        match (self.seen.system, self.control.system) {
+            (Some(own), Some(known)) => own != known,
+            _ => false,
+        }
+    }
+
+    fn target(&self, epoch: Epoch) -> Option<SyncNames> {
+        self.control.sync.target().filter(|sync| sync.epoch == epoch).cloned()
+    }
+
+    fn upstream(&self, holder: NodeId, epoch: Epoch) -> Option<Upstream> {
+        let address = self.control.members.get(&holder)?.postgres.clone();
+        let stale = self.sabotage.is(Saboteur::AttachUnderOldEpoch);
+        let epoch = if stale { Epoch(epoch.0.saturating_sub(1)) } else { epoch };
+        Some(Upstream { node: holder, address, epoch })
+    }
+}

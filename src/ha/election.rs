@@ -1,0 +1,312 @@
+//! The election: who becomes primary, when it is certain that nobody else still is.
+//!
+//! Vacate comes first, so that every report is a detached one. The choice then follows from the
+//! reports alone, and each refusal is a sentence.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::control::{
+    Clearance, Command, ControlState, HandoverKind, Missing, Mode, VacateReason, missing_evidence,
+};
+use crate::env::SyncNames;
+use crate::ids::{Moment, NodeId, WalPosition};
+use crate::sabotage::{Sabotage, Saboteur};
+
+use super::report::Report;
+
+/// How long the members that are known to be alive are waited for, so that the best of them is not
+/// passed over because it detached a moment later than the others.
+const REPORT_GRACE: Duration = Duration::from_millis(600);
+
+/// Why nobody is elected yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Evidence is missing.
+    Evidence(Missing),
+    /// The lease of the former holder ends then.
+    LeaseUntil(Moment),
+    /// These members are alive and have not detached yet.
+    AwaitingReports(BTreeSet<NodeId>),
+    /// Nobody that may be primary has reported.
+    NoCandidate,
+    /// I4: the best candidate would lose too much.
+    TooFarBehind {
+        /// The best candidate.
+        best: NodeId,
+        /// How many bytes it lacks.
+        behind_bytes: u64,
+        /// How many it may lack.
+        max_lag_bytes: u64,
+    },
+    /// Maintenance.
+    Paused,
+    /// Genesis: these data members have not been heard yet.
+    GenesisAwaits(BTreeSet<NodeId>),
+    /// Genesis: this member holds a database already.
+    GenesisOverData(NodeId),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Evidence(missing) => write!(f, "not promotable: {missing}"),
+            Self::LeaseUntil(at) => write!(f, "the former primary's lease is over at {at}"),
+            Self::AwaitingReports(nodes) => write!(f, "awaiting the reports of {nodes:?}"),
+            Self::NoCandidate => f.write_str("no member that may be primary has reported"),
+            Self::TooFarBehind { best, behind_bytes, max_lag_bytes } => write!(
+                f,
+                "not promotable: {best} is {behind_bytes} bytes behind, max_lag is {max_lag_bytes}; \
+                 bring the former primary back, or fail over with data loss accepted"
+            ),
+            Self::Paused => f.write_str("paused: no automatic failover"),
+            Self::GenesisAwaits(nodes) => {
+                write!(f, "the first start awaits all data members; missing: {nodes:?}")
+            }
+            Self::GenesisOverData(node) => write!(
+                f,
+                "{node} holds a database that this cluster did not make; adopt it, or empty its \
+                 data directory"
+            ),
+        }
+    }
+}
+
+/// What the coordinator knows when it decides.
+#[derive(Debug)]
+pub(super) struct Ballot<'a> {
+    /// Now.
+    pub(super) now: Moment,
+    /// The control state: vacant.
+    pub(super) control: &'a ControlState,
+    /// Reports of members that are alive now.
+    pub(super) alive: &'a BTreeMap<NodeId, Report>,
+    /// Since when the vacancy is known here.
+    pub(super) vacant_since: Moment,
+    /// L4: when every lease of the ended epoch is certainly over.
+    pub(super) lease_clear_at: Moment,
+    /// How far the former primary is known to have got.
+    pub(super) primary_position: Option<WalPosition>,
+    /// Who got primacy lately and did not become primary.
+    pub(super) failed: &'a BTreeSet<NodeId>,
+    /// The broken rule, in simulation.
+    pub(super) sabotage: Sabotage,
+}
+
+impl Ballot<'_> {
+    /// The command that gives the next primacy, or what stands in its way.
+    pub(super) fn decide(&self) -> Result<Command, Obstacle> {
+        if !self.control.is_born() {
+            return self.genesis();
+        }
+        let reports = self.reports();
+        self.await_the_living(&reports)?;
+        let clearance = self.clearance(&reports)?;
+        let holder = self.best(&reports).ok_or(Obstacle::NoCandidate)?;
+        self.check_pause(holder)?;
+        self.check_lag(holder, &reports)?;
+        Ok(self.elect(holder, reports, clearance))
+    }
+
+    /// The genesis guard: the first primary is chosen only when every data member was seen to be
+    /// empty, so that there are never two initialised clusters, and no database is built over.
+    fn genesis(&self) -> Result<Command, Obstacle> {
+        let missing: BTreeSet<NodeId> =
+            self.control.data_members().filter(|node| !self.alive.contains_key(node)).collect();
+        if self.control.primacy.epoch.0 == 0 && !missing.is_empty() {
+            return Err(Obstacle::GenesisAwaits(missing));
+        }
+        let foreign = self.alive.values().find(|report| {
+            report.has_data && report.birth.is_none_or(|birth| birth.born.0 == 0)
+        });
+        if let Some(report) = foreign {
+            return Err(Obstacle::GenesisOverData(report.node));
+        }
+        let holder = self
+            .control
+            .candidates()
+            .filter(|node| self.alive.contains_key(node))
+            .max_by_key(|node| {
+                let has_data = self.alive.get(node).is_some_and(|r| r.has_data);
+                (!self.failed.contains(node), has_data, self.priority(*node), Reverse(*node))
+            })
+            .ok_or(Obstacle::NoCandidate)?;
+        Ok(self.elect(holder, BTreeMap::new(), Clearance::LeaseOver))
+    }
+
+    /// The detached reports of the ended epoch.
+    fn reports(&self) -> BTreeMap<NodeId, Option<WalPosition>> {
+        let epoch = self.control.primacy.epoch;
+        self.alive
+            .values()
+            .filter(|report| report.detached == Some(epoch))
+            .map(|report| (report.node, report.position))
+            .collect()
+    }
+
+    fn await_the_living(
+        &self,
+        reports: &BTreeMap<NodeId, Option<WalPosition>>,
+    ) -> Result<(), Obstacle> {
+        let late: BTreeSet<NodeId> = self
+            .control
+            .candidates()
+            .filter(|node| self.alive.contains_key(node) && !reports.contains_key(node))
+            .collect();
+        if late.is_empty() || self.now.since(self.vacant_since) > REPORT_GRACE {
+            return Ok(());
+        }
+        Err(Obstacle::AwaitingReports(late))
+    }
+
+    /// L4 and L5: the first proof that the former holder is harmless. None of them is needed twice.
+    fn clearance(
+        &self,
+        reports: &BTreeMap<NodeId, Option<WalPosition>>,
+    ) -> Result<Clearance, Obstacle> {
+        let primacy = &self.control.primacy;
+        let stopped = primacy
+            .last_holder
+            .is_some_and(|former| reports.get(&former).is_some_and(Option::is_some));
+        let lease_over = self.now >= self.lease_clear_at;
+        let forced = self.control.accepts_data_loss(primacy.epoch);
+        let offered = match (stopped, lease_over) {
+            (true, _) => Clearance::Stopped,
+            (false, true) => Clearance::LeaseOver,
+            (false, false) if forced => return Err(Obstacle::LeaseUntil(self.lease_clear_at)),
+            (false, false) => Clearance::Quorum,
+        };
+        if forced {
+            return Ok(offered);
+        }
+        let configs = &self.control.sync.configs;
+        let missing =
+            missing_evidence(configs, primacy.last_holder, reports, &offered, self.sabotage);
+        match missing {
+            None => Ok(offered),
+            Some(Missing::LeaseOrStop) => Err(Obstacle::LeaseUntil(self.lease_clear_at)),
+            Some(missing) => Err(Obstacle::Evidence(missing)),
+        }
+    }
+
+    /// I4: the most advanced by what is on disk. Wishes and priorities decide among equals only.
+    fn best(&self, reports: &BTreeMap<NodeId, Option<WalPosition>>) -> Option<NodeId> {
+        let handover = self.control.handover.as_ref();
+        let wanted = handover.and_then(|h| h.to);
+        let leaving = handover
+            .filter(|h| h.kind == HandoverKind::Switchover)
+            .and(self.control.primacy.last_holder);
+        let rank = |node: NodeId, position: WalPosition| {
+            (
+                position,
+                wanted == Some(node),
+                leaving != Some(node),
+                !self.failed.contains(&node),
+                self.priority(node),
+                Reverse(node),
+            )
+        };
+        let retired = self.sabotage.is(Saboteur::KeepRemovedMember);
+        let mut candidates: Vec<(NodeId, WalPosition)> = reports
+            .iter()
+            .filter(|(node, _)| {
+                self.control.is_candidate(**node)
+                    || (retired && self.control.retired.contains(node))
+            })
+            .filter_map(|(node, position)| Some((*node, self.ranked_by(*node, (*position)?))))
+            .collect();
+        if self.control.accepts_data_loss(self.control.primacy.epoch)
+            && let Some(wanted) = wanted
+        {
+            candidates.retain(|(node, _)| *node == wanted);
+        }
+        if self.sabotage.is(Saboteur::PickAnyStandby) {
+            return candidates.into_iter().min_by_key(|(n, p)| rank(*n, *p)).map(|(n, _)| n);
+        }
+        candidates.into_iter().max_by_key(|(n, p)| rank(*n, *p)).map(|(n, _)| n)
+    }
+
+    fn ranked_by(&self, node: NodeId, flushed: WalPosition) -> WalPosition {
+        if self.sabotage.is(Saboteur::RankByReplayed) {
+            return self.alive.get(&node).and_then(|r| r.replayed).unwrap_or(flushed);
+        }
+        flushed
+    }
+
+    fn check_pause(&self, holder: NodeId) -> Result<(), Obstacle> {
+        let asked = self.control.handover.is_some()
+            || self.control.primacy.vacated == Some(VacateReason::Operator)
+            || self.control.primacy.last_holder == Some(holder);
+        if self.control.settings.paused && !asked { Err(Obstacle::Paused) } else { Ok(()) }
+    }
+
+    fn check_lag(
+        &self,
+        best: NodeId,
+        reports: &BTreeMap<NodeId, Option<WalPosition>>,
+    ) -> Result<(), Obstacle> {
+        let settings = &self.control.settings;
+        let relies_on_standbys =
+            self.control.sync.configs.iter().all(|config| config.confirmations > 0);
+        let forced = self.control.accepts_data_loss(self.control.primacy.epoch);
+        if relies_on_standbys || forced || self.sabotage.is(Saboteur::IgnoreMaxLag) {
+            return Ok(());
+        }
+        let known = self.primary_position.max(self.control.progress);
+        let (Some(known), Some(Some(own))) = (known, reports.get(&best)) else { return Ok(()) };
+        let behind_bytes = known.flushed.ahead_of(own.flushed);
+        if behind_bytes > settings.max_lag_bytes {
+            let max_lag_bytes = settings.max_lag_bytes;
+            return Err(Obstacle::TooFarBehind { best, behind_bytes, max_lag_bytes });
+        }
+        Ok(())
+    }
+
+    fn elect(
+        &self,
+        holder: NodeId,
+        reports: BTreeMap<NodeId, Option<WalPosition>>,
+        clearance: Clearance,
+    ) -> Command {
+        let after = self.control.primacy.epoch;
+        let epoch =
+            if self.sabotage.is(Saboteur::ShareEpoch) { after } else { after.next() };
+        Command::Elect {
+            after,
+            holder,
+            sync: first_sync(self.control, holder, epoch, self.alive),
+            sync_version: self.control.sync.version,
+            reports,
+            clearance,
+        }
+    }
+
+    fn priority(&self, node: NodeId) -> u32 {
+        self.control.members.get(&node).map_or(0, |member| member.priority)
+    }
+}
+
+/// The synchronous configuration that a new epoch begins with: the living, and as many others as
+/// the required confirmations need.
+fn first_sync(
+    control: &ControlState,
+    holder: NodeId,
+    epoch: crate::ids::Epoch,
+    alive: &BTreeMap<NodeId, Report>,
+) -> SyncNames {
+    let confirmations = control.confirmations();
+    if confirmations == 0 || control.settings.mode == Mode::Async {
+        return SyncNames { epoch, confirmations: 0, standbys: BTreeSet::new() };
+    }
+    let others = || control.candidates().filter(move |node| *node != holder);
+    let mut standbys: BTreeSet<NodeId> = others().filter(|n| alive.contains_key(n)).collect();
+    for node in others() {
+        if standbys.len() >= confirmations as usize {
+            break;
+        }
+        standbys.insert(node);
+    }
+    SyncNames { epoch, confirmations, standbys }
+}

@@ -1,0 +1,84 @@
+//! I6, and where leadership lives: voters change one at a time, and the member that leads Raft is
+//! another one than the primary, so that the loss of either costs only what it must.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::control::{ControlState, MemberKind};
+use crate::ids::{Moment, NodeId};
+use crate::sabotage::{Sabotage, Saboteur};
+
+use super::action::Action;
+use super::coordinator::{Coordinator, REPORT_LIMIT};
+use super::event::RaftView;
+
+/// How long a move is given before another is tried.
+const MOVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How many entries a member may lack and still be handed leadership, or a vote.
+const BEHIND_MAX: u64 = 16;
+
+/// The next move, if one is due.
+pub(super) fn next_move(
+    coordinator: &Coordinator,
+    me: NodeId,
+    now: Moment,
+    control: &ControlState,
+    raft: &RaftView,
+    sabotage: Sabotage,
+) -> Option<Action> {
+    if coordinator.moved_at.is_some_and(|at| now.since(at) < MOVE_INTERVAL) || raft.changing {
+        return None;
+    }
+    if control.cluster.is_empty() {
+        return None;
+    }
+    let near = |node: &NodeId| raft.behind.get(node).is_some_and(|lacks| *lacks <= BEHIND_MAX);
+    let heard = |node: &NodeId| {
+        coordinator.seen.get(node).is_some_and(|seen| now.since(seen.at) <= REPORT_LIMIT)
+    };
+    if let Some(voters) = next_voters(me, control, raft, near) {
+        return Some(Action::ChangeVoters { voters });
+    }
+    let unwelcome = control.primacy.holder == Some(me) || !control.members.contains_key(&me);
+    if !unwelcome || control.handover.is_some() || sabotage.is(Saboteur::LeadershipStaysOnPrimary) {
+        return None;
+    }
+    // A witness first: it will never be primary, so leadership can stay there for good.
+    raft.voters
+        .iter()
+        .filter(|node| **node != me && near(node) && heard(node))
+        .min_by_key(|node| {
+            let witness = control.members.get(node).is_some_and(|m| m.kind == MemberKind::Witness);
+            (!witness, **node)
+        })
+        .map(|to| Action::TransferLeadership { to: *to })
+}
+
+/// The voters after the next single change: first somebody is added, then somebody leaves.
+fn next_voters(
+    me: NodeId,
+    control: &ControlState,
+    raft: &RaftView,
+    near: impl Fn(&NodeId) -> bool,
+) -> Option<BTreeSet<NodeId>> {
+    let desired = control.voters();
+    let unknown =
+        control.members.keys().any(|n| !raft.voters.contains(n) && !raft.learners.contains(n));
+    let gone = raft.learners.iter().any(|n| !control.members.contains_key(n));
+    if let Some(new) = desired.iter().find(|n| !raft.voters.contains(n) && near(n)) {
+        let mut voters = raft.voters.clone();
+        voters.insert(*new);
+        return Some(voters);
+    }
+    let missing = desired.iter().any(|node| !raft.voters.contains(node));
+    let leaving = raft.voters.iter().find(|node| !desired.contains(node) && **node != me);
+    match leaving {
+        Some(old) if !missing => {
+            let mut voters = raft.voters.clone();
+            voters.remove(old);
+            Some(voters)
+        }
+        _ if unknown || gone => Some(raft.voters.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,100 @@
+//! The core: the agent's memory, the coordinator's while this member leads, and what both share.
+
+use std::sync::Arc;
+
+use crate::control::ControlState;
+use crate::ids::{ActionId, Moment, NodeId};
+use crate::sabotage::Sabotage;
+
+use super::agent::Agent;
+use super::coordinator::Coordinator;
+use super::event::RaftView;
+use super::lease::Lease;
+use super::role::Role;
+use super::timers::Timers;
+
+/// One member's decisions. Fed with events, it asks for actions; it never waits and never fails.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) me: NodeId,
+    pub(super) sabotage: Sabotage,
+    pub(super) now: Moment,
+    pub(super) control: Arc<ControlState>,
+    pub(super) raft: RaftView,
+    pub(super) agent: Agent,
+    pub(super) coordinator: Option<Coordinator>,
+    /// Since when this member leads, by the term.
+    pub(super) leads_since: Option<(crate::ids::Term, Moment)>,
+    pub(super) timers: Timers,
+    pub(super) next_id: u64,
+    /// The coordinator's proposal under way.
+    pub(super) proposal: Option<(ActionId, Moment)>,
+}
+
+impl Core {
+    /// A core that has seen nothing yet.
+    #[must_use]
+    pub fn new(me: NodeId, sabotage: Sabotage) -> Self {
+        Self {
+            me,
+            sabotage,
+            now: Moment::default(),
+            control: Arc::new(ControlState::default()),
+            raft: RaftView::default(),
+            agent: Agent::new(),
+            coordinator: None,
+            leads_since: None,
+            timers: Timers::default(),
+            next_id: 0,
+            proposal: None,
+        }
+    }
+
+    /// When `Event::Wake` is due.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Moment> {
+        self.timers.next()
+    }
+
+    /// The role, for people and for the load balancer.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.agent.role
+    }
+
+    /// The lease in force.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.agent.lease
+    }
+
+    /// The control state as this member has applied it.
+    #[must_use]
+    pub fn control(&self) -> &Arc<ControlState> {
+        &self.control
+    }
+
+    /// Raft as this member sees it.
+    #[must_use]
+    pub fn raft(&self) -> &RaftView {
+        &self.raft
+    }
+
+    /// The last look at Postgres.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&crate::env::Observation> {
+        self.agent.seen()
+    }
+
+    /// Why things are not as they should be, if somebody has to know.
+    #[must_use]
+    pub fn explain(&self) -> Option<String> {
+        let obstacle = self.coordinator.as_ref().and_then(|c| c.obstacle.as_ref());
+        self.agent.trouble.clone().or_else(|| obstacle.map(ToString::to_string))
+    }
+
+    pub(super) fn next_action_id(&mut self) -> ActionId {
+        self.next_id += 1;
+        ActionId(self.next_id)
+    }
+}

@@ -1,0 +1,568 @@
+//! The step: one event in, actions out. Dispatch, bookkeeping, then the two reviews.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::control::{Applied, Command, ControlState};
+use crate::env::{Armed, Observation, Outcome, PostgresError, Side, StartAs, StopHow};
+use crate::ids::{ActionId, Epoch, Moment, NodeId};
+use crate::sabotage::Saboteur;
+
+use super::action::{Action, Verb};
+use super::agent::Busy;
+use super::coordinator::Coordinator;
+use super::desire::{DRY_LIMIT, Desire, Situation};
+use super::event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
+use super::fencing::must_fence;
+use super::lease::Lease;
+use super::membership;
+use super::report::Report;
+use super::role::Role;
+use super::state::Core;
+use super::timers::Timer;
+
+/// The first wait after a failure; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// See [`RETRY_MIN`].
+const RETRY_MAX: Duration = Duration::from_secs(3);
+/// How long a proposal may be under way before its answer is taken for lost.
+const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
+/// How long a look at Postgres may take before it is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// So many heartbeats without an answer, and the next ones go through another member.
+const RELAY_AFTER: u32 = 2;
+
+impl Core {
+    /// Processes one event and appends what is to be done, in order.
+    pub fn step(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Started { armed } => self.on_started(armed, actions),
+            Event::Wake => self.on_wake(actions),
+            Event::Control(control) => self.on_control(control, actions),
+            Event::Raft(view) => self.on_raft(view),
+            Event::LeadershipReady { term } => self.on_leadership(term),
+            Event::Observed(outcome) => self.on_observed(outcome, actions),
+            Event::VerbDone { id, outcome } => self.on_verb_done(id, outcome, actions),
+            Event::GuardArmed { epoch, deadline, ok } => self.on_guard_armed(epoch, deadline, ok),
+            Event::Heartbeat { request, report, renew } => {
+                self.on_heartbeat(request, *report, renew, actions);
+            }
+            Event::HeartbeatAnswered { to, sent, answer } => {
+                self.on_answered(to, sent, answer, actions);
+            }
+            Event::ReadConfirmed { request, term } => self.on_confirmed(request, term, actions),
+            Event::Proposed { id, applied } => self.on_proposed(id, applied.as_ref()),
+        }
+        self.review_agent(actions);
+        self.review_coordinator(actions);
+        self.settle_role(actions);
+    }
+
+    fn on_started(&mut self, armed: Option<Armed>, actions: &mut Vec<Action>) {
+        if let Some(Armed { epoch, deadline }) = armed {
+            // The guard keeps the lease while the manager is away.
+            let margin = Duration::from_millis(self.control.settings.timing.guard_margin_ms);
+            let lease = Lease { epoch, until: deadline + margin };
+            self.take_lease(lease);
+        }
+        self.timers.set(Timer::Heartbeat, self.now);
+        self.look(actions);
+    }
+
+    fn on_wake(&mut self, actions: &mut Vec<Action>) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Heartbeat => {
+                    let every = self.control.settings.timing.heartbeat_ms;
+                    self.timers.set(Timer::Heartbeat, self.now + Duration::from_millis(every));
+                    self.look(actions);
+                    self.send_heartbeat(actions);
+                }
+                Timer::LeaseEnd | Timer::AgentReview => self.look(actions),
+                Timer::CoordinatorReview => {}
+            }
+        }
+    }
+
+    fn on_control(&mut self, control: Arc<ControlState>, actions: &mut Vec<Action>) {
+        let moved = control.primacy != self.control.primacy;
+        let born = control.timelines.len() != self.control.timelines.len();
+        self.control = control;
+        if let Some(coordinator) = &mut self.coordinator {
+            coordinator.on_control(&self.control, self.now);
+        }
+        if moved {
+            // A verb may be about to change what the last look saw: look again before deciding.
+            self.agent.stale_before = self.now;
+            self.agent.detached = None;
+            self.agent.not_up_since = None;
+            if self.is_holder() {
+                self.send_heartbeat(actions);
+            }
+        }
+        if moved || born {
+            self.agent.failures = 0;
+            self.agent.retry_at = self.now;
+            self.look(actions);
+        }
+    }
+
+    fn on_raft(&mut self, view: RaftView) {
+        if view.leads {
+            if self.leads_since.is_none_or(|(term, _)| term != view.term) {
+                self.leads_since = Some((view.term, self.now));
+            }
+        } else {
+            self.leads_since = None;
+        }
+        let lost = self.coordinator.as_ref().is_some_and(|c| !view.leads || c.term != view.term);
+        if lost {
+            self.coordinator = None;
+            self.proposal = None;
+            self.timers.clear(Timer::CoordinatorReview);
+        }
+        self.raft = view;
+    }
+
+    fn on_leadership(&mut self, term: crate::ids::Term) {
+        let Some((leads, since)) = self.leads_since.filter(|_| self.coordinator.is_none()) else {
+            return;
+        };
+        if leads == term {
+            self.coordinator = Some(Coordinator::new(term, since, &self.control));
+            if let Some(coordinator) = &mut self.coordinator {
+                coordinator.on_control(&self.control, self.now);
+            }
+            self.timers.set(Timer::CoordinatorReview, self.now);
+        }
+    }
+
+    fn on_observed(&mut self, outcome: Outcome<Observation>, actions: &mut Vec<Action>) {
+        let Some(asked) = self.agent.looking_since.take() else { return };
+        match outcome {
+            Outcome::Done(observation) => self.take_observation(observation, asked, actions),
+            Outcome::Failed(_) | Outcome::Unknown => {
+                self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
+            }
+        }
+        if asked < self.agent.stale_before {
+            self.look(actions);
+        }
+    }
+
+    fn take_observation(
+        &mut self,
+        observation: Observation,
+        asked: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        let waits = observation.side == Side::Primary && !observation.admits;
+        self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
+        let down = !observation.may_write();
+        self.agent.observe(observation, asked, self.now);
+        if down
+            && self.agent.busy.is_none()
+            && let Some(lease) = self.agent.lease
+            && !lease.covers(lease.epoch, self.now, &self.control.settings.timing)
+        {
+            actions.push(Action::DisarmGuard { epoch: lease.epoch });
+            self.agent.lease = None;
+            self.timers.clear(Timer::LeaseEnd);
+        }
+        self.note_detachment(actions);
+    }
+
+    /// The promise of a vacancy: nothing attached, nothing writable, and the position that follows
+    /// from it. Made from a look that began after the vacancy was known and after the last verb.
+    fn note_detachment(&mut self, actions: &mut Vec<Action>) {
+        let epoch = self.control.primacy.epoch;
+        let vacant = self.control.is_vacant() && epoch > Epoch::default();
+        if !vacant || self.agent.detached.is_some() || self.agent.busy.is_some() {
+            return;
+        }
+        let careless = self.sabotage.is(Saboteur::ElectWithoutDetaching)
+            || self.sabotage.is(Saboteur::ReportBeforeDetached);
+        let seen = if careless { self.agent.seen() } else { self.agent.fresh() };
+        let Some(seen) = seen else { return };
+        let attached = seen.receiver.is_some() || self.agent.following.is_some();
+        if seen.may_write() || (attached && !careless) {
+            return;
+        }
+        let promise = match (seen.system, seen.position()) {
+            (None, _) => None,
+            (Some(_), Some(position)) => Some(position),
+            // There are data, and only a recovery can tell where they end.
+            (Some(_), None) => return,
+        };
+        self.agent.detached = Some((epoch, promise));
+        self.send_heartbeat(actions);
+    }
+
+    fn on_verb_done(
+        &mut self,
+        id: ActionId,
+        outcome: Outcome<Finished>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(busy) = self.agent.busy.take_if(|busy| busy.id == id) else { return };
+        self.agent.stale_before = self.now;
+        match outcome {
+            Outcome::Done(finished) => self.on_success(&busy, finished, actions),
+            Outcome::Failed(why) => self.on_failure(&busy, &why, actions),
+            Outcome::Unknown => {
+                let why = PostgresError::Unknown("the verb was cut short".into());
+                self.on_failure(&busy, &why, actions);
+            }
+        }
+        self.look(actions);
+    }
+
+    fn on_success(&mut self, busy: &Busy, finished: Finished, actions: &mut Vec<Action>) {
+        self.agent.failures = 0;
+        self.agent.trouble = None;
+        match &busy.verb {
+            Verb::Follow(upstream) => {
+                self.agent.following = Some((upstream.node, upstream.epoch));
+                self.agent.dry_since = None;
+            }
+            Verb::Clone(_) => self.agent.needs_clone = false,
+            Verb::Start(StartAs::Primary { epoch, .. }) => {
+                self.agent.following = None;
+                self.rearm(*epoch, actions);
+            }
+            Verb::Promote(sync) => self.rearm(sync.epoch, actions),
+            Verb::Start(StartAs::Standby) | Verb::Detach => self.agent.following = None,
+            Verb::Stop(_) => self.agent.note_stopped(),
+            Verb::Initialise | Verb::Rewind(_) | Verb::SetSync(_) | Verb::Admit => {}
+        }
+        if let Finished::Rewound(report) = finished {
+            actions.push(Action::Say(format!(
+                "rewound: the log from {} to {} was only here and was set aside",
+                report.diverged_from, report.diverged_to
+            )));
+        }
+    }
+
+    fn on_failure(&mut self, busy: &Busy, why: &PostgresError, actions: &mut Vec<Action>) {
+        self.agent.failures = self.agent.failures.saturating_add(1);
+        let wait = RETRY_MIN * 2u32.saturating_pow(self.agent.failures.min(8) - 1);
+        self.agent.retry_at = self.now + wait.min(RETRY_MAX);
+        self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
+        if matches!(busy.verb, Verb::Rewind(_)) && !why.is_transient() {
+            self.agent.needs_clone = true;
+        }
+        if matches!(busy.verb, Verb::Follow(_)) {
+            self.agent.following = None;
+        }
+        actions.push(Action::Say(format!("{} failed: {why}", busy.verb)));
+        self.agent.trouble = Some(format!("{} failed: {why}", busy.verb));
+    }
+
+    /// A server that has just become able to write has no lease of its own yet: hand it the present
+    /// one, so that its first commit need not wait for the next renewal.
+    fn rearm(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
+        if let Some(lease) = self.agent.lease.filter(|lease| lease.epoch == epoch) {
+            let deadline = lease.guard_at(&self.control.settings.timing);
+            actions.push(Action::ArmGuard { epoch, deadline, until: lease.until });
+        }
+    }
+
+    fn on_guard_armed(&mut self, epoch: Epoch, deadline: Moment, ok: bool) {
+        if ok {
+            let margin = Duration::from_millis(self.control.settings.timing.guard_margin_ms);
+            self.take_lease(Lease { epoch, until: deadline + margin });
+        }
+    }
+
+    fn take_lease(&mut self, lease: Lease) {
+        let newer = self.agent.lease.is_none_or(|old| {
+            lease.epoch > old.epoch || (lease.epoch == old.epoch && lease.until > old.until)
+        });
+        if newer {
+            self.agent.lease = Some(lease);
+            self.timers.set(Timer::LeaseEnd, lease.fence_at(&self.control.settings.timing));
+        }
+    }
+
+    fn on_answered(
+        &mut self,
+        to: NodeId,
+        sent: Moment,
+        answer: Option<HeartbeatAnswer>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(answer) = answer else {
+            self.agent.unanswered = self.agent.unanswered.saturating_add(1);
+            return;
+        };
+        self.agent.heard.insert(to, self.now);
+        let wanted = self.is_holder();
+        if answer.renewed.is_some() || !wanted {
+            self.agent.unanswered = 0;
+        } else {
+            self.agent.unanswered = self.agent.unanswered.saturating_add(1);
+        }
+        let Some(epoch) = answer.renewed else { return };
+        let lease = Duration::from_millis(answer.lease_ms);
+        let lease = Lease::granted(epoch, sent, self.now, lease, self.sabotage);
+        let timing = &self.control.settings.timing;
+        if self.now < lease.fence_at(timing) {
+            let deadline = lease.guard_at(timing);
+            actions.push(Action::ArmGuard { epoch, deadline, until: lease.until });
+        }
+    }
+
+    fn on_heartbeat(
+        &mut self,
+        request: RequestId,
+        report: Report,
+        renew: Option<Epoch>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(coordinator) = &mut self.coordinator else {
+            let answer =
+                HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+            actions.push(Action::AnswerHeartbeat { request, answer });
+            return;
+        };
+        let node = report.node;
+        coordinator.on_report(report, &self.control, self.now);
+        if let Some(epoch) = renew {
+            coordinator.renewals.insert(request, (node, epoch));
+            actions.push(Action::ConfirmLeadership { request });
+        } else {
+            let answer = HeartbeatAnswer { leader: Some(self.me), renewed: None, lease_ms: 0 };
+            actions.push(Action::AnswerHeartbeat { request, answer });
+        }
+    }
+
+    /// L2: only after a quorum has confirmed this leadership since the request arrived, and only
+    /// while the applied state names this holder and this epoch.
+    fn on_confirmed(
+        &mut self,
+        request: RequestId,
+        term: Option<crate::ids::Term>,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut answer =
+            HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+        if let Some(coordinator) = &mut self.coordinator
+            && let Some((node, epoch)) = coordinator.renewals.remove(&request)
+        {
+            let primacy = &self.control.primacy;
+            let held = primacy.holder == Some(node) && primacy.epoch == epoch;
+            let careless = self.sabotage.is(Saboteur::RenewAfterVacate);
+            if term == Some(coordinator.term) && (held || careless) {
+                coordinator.ledger.renewal_confirmed(self.now);
+                answer.renewed = Some(epoch);
+                answer.lease_ms = self.control.settings.timing.lease_ms;
+            }
+        }
+        actions.push(Action::AnswerHeartbeat { request, answer });
+    }
+
+    fn on_proposed(&mut self, id: ActionId, applied: Option<&Applied>) {
+        let refused = !matches!(applied, Some(Applied::Done));
+        if self.agent.proposal.is_some_and(|(known, _)| known == id) {
+            self.agent.proposal = None;
+            if refused {
+                self.agent.retry_at = self.now + RETRY_MIN;
+                self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
+            }
+        }
+        if self.proposal.is_some_and(|(known, _)| known == id) {
+            self.proposal = None;
+        }
+    }
+
+    /// Fence first; then, if nothing is under way, the next thing that Postgres needs.
+    fn review_agent(&mut self, actions: &mut Vec<Action>) {
+        if let Some(why) =
+            must_fence(&self.agent, self.me, &self.control, self.now, self.sabotage)
+        {
+            actions.push(Action::Say(format!("fencing: {why}")));
+            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
+            return;
+        }
+        if self.switchover_stop_is_overdue() {
+            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
+            return;
+        }
+        if self.agent.busy.is_some() || self.now < self.agent.retry_at {
+            return;
+        }
+        self.note_availability();
+        let may_restart = self.agent.may_restart(self.now);
+        let Some(seen) = self.agent.fresh() else { return };
+        let situation = Situation {
+            me: self.me,
+            now: self.now,
+            control: &self.control,
+            agent: &self.agent,
+            seen,
+            may_restart,
+            sabotage: self.sabotage,
+        };
+        match situation.desire() {
+            Desire::Rest => self.agent.trouble = None,
+            Desire::Look(after) => {
+                self.timers.set_no_later(Timer::AgentReview, self.now + after);
+            }
+            Desire::Do(verb) => self.start_verb(verb, actions),
+            Desire::Propose(command) => self.propose(command, actions),
+            Desire::Trouble(why) => self.agent.trouble = Some(why),
+        }
+    }
+
+    fn note_availability(&mut self) {
+        let timing = &self.control.settings.timing;
+        let epoch = self.control.primacy.epoch;
+        let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
+        let up = self.agent.seen().is_some_and(|o| o.process == crate::env::Process::Up);
+        self.agent.not_up_since =
+            (leased && !up).then(|| self.agent.not_up_since.unwrap_or(self.now));
+        if self.agent.dry_since.is_some_and(|since| self.now.since(since) > DRY_LIMIT) {
+            self.agent.needs_clone = true;
+            self.agent.dry_since = None;
+        }
+    }
+
+    fn switchover_stop_is_overdue(&self) -> bool {
+        let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
+        self.agent.busy.as_ref().is_some_and(|busy| {
+            busy.verb == Verb::Stop(StopHow::Fast) && self.now.since(busy.since) > limit
+        })
+    }
+
+    fn start_verb(&mut self, verb: Verb, actions: &mut Vec<Action>) {
+        let id = self.next_action_id();
+        let epoch = self.control.primacy.epoch;
+        match &verb {
+            Verb::Start(StartAs::Primary { .. }) => self.agent.restarts.push(self.now),
+            Verb::Stop(StopHow::Fast) => {
+                let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
+                self.timers.set_no_later(Timer::AgentReview, self.now + limit);
+            }
+            Verb::Initialise
+            | Verb::Clone(_)
+            | Verb::Rewind(_)
+            | Verb::Start(StartAs::Standby)
+            | Verb::Promote(_)
+            | Verb::Follow(_)
+            | Verb::Detach
+            | Verb::SetSync(_)
+            | Verb::Admit
+            | Verb::Stop(StopHow::Immediate) => {}
+        }
+        self.agent.busy = Some(Busy { id, verb: verb.clone(), epoch, since: self.now });
+        actions.push(Action::Postgres { id, epoch, verb });
+    }
+
+    fn propose(&mut self, command: Command, actions: &mut Vec<Action>) {
+        let waiting = self.agent.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
+        if waiting {
+            return;
+        }
+        let id = self.next_action_id();
+        self.agent.proposal = Some((id, self.now));
+        self.timers.set_no_later(Timer::AgentReview, self.now + PROPOSAL_LIMIT);
+        actions.push(Action::Propose { id, command: Box::new(command) });
+    }
+
+    fn review_coordinator(&mut self, actions: &mut Vec<Action>) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let next = coordinator.next_look(self.now, &self.control);
+        self.timers.set_no_later(Timer::CoordinatorReview, next);
+        let waiting = self.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
+        if !waiting && let Some(command) = coordinator.next_command(self.now, &self.control, self.sabotage) {
+            let id = ActionId(self.next_id + 1);
+            self.next_id += 1;
+            self.proposal = Some((id, self.now));
+            actions.push(Action::Propose { id, command: Box::new(command) });
+        }
+        let next = membership::next_move(
+            coordinator,
+            self.me,
+            self.now,
+            &self.control,
+            &self.raft,
+            self.sabotage,
+        );
+        if let Some(action) = next {
+            coordinator.moved_at = Some(self.now);
+            actions.push(action);
+        }
+    }
+
+    fn look(&mut self, actions: &mut Vec<Action>) {
+        let under_way =
+            self.agent.looking_since.is_some_and(|since| self.now.since(since) < LOOK_LIMIT);
+        if !under_way {
+            self.agent.looking_since = Some(self.now);
+            actions.push(Action::Observe);
+        }
+    }
+
+    /// L1: the instant of sending is noted before the message leaves. A relay only makes it older.
+    fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
+        let Some(to) = self.heartbeat_target() else { return };
+        let renew = self.is_holder().then_some(self.control.primacy.epoch);
+        let report = Box::new(self.agent.report(self.me, &self.control, self.now));
+        actions.push(Action::SendHeartbeat { to, sent: self.now, report, renew });
+    }
+
+    /// The leader, or, where it does not answer, the other members in turn: one of them may reach it.
+    fn heartbeat_target(&mut self) -> Option<NodeId> {
+        let leader = self.raft.leader;
+        if leader == Some(self.me) || (leader.is_some() && self.agent.unanswered < RELAY_AFTER) {
+            return leader;
+        }
+        let others: Vec<NodeId> =
+            self.control.members.keys().copied().filter(|node| *node != self.me).collect();
+        self.agent.relay_turn = self.agent.relay_turn.wrapping_add(1);
+        others.get(self.agent.relay_turn % others.len().max(1)).copied().or(leader)
+    }
+
+    fn is_holder(&self) -> bool {
+        self.control.primacy.holder == Some(self.me)
+    }
+
+    /// The role follows from the facts; the table of legal edges says whether they make sense.
+    fn settle_role(&mut self, actions: &mut Vec<Action>) {
+        let next = self.role_by_facts();
+        let role = self.agent.role;
+        if next == role {
+            return;
+        }
+        assert!(role.may_become(next), "a {role} may not become {next}");
+        let epoch = self.control.primacy.epoch;
+        actions.push(Action::Say(format!("{role} -> {next} in {epoch}")));
+        self.agent.role = next;
+    }
+
+    fn role_by_facts(&self) -> Role {
+        let Some(member) = self.control.members.get(&self.me) else {
+            let retired = self.control.retired.contains(&self.me);
+            return if retired { Role::Removed } else { Role::Idle };
+        };
+        if member.kind == crate::control::MemberKind::Witness {
+            return Role::Witness;
+        }
+        let verb = self.agent.busy.as_ref().map(|busy| &busy.verb);
+        let writes = self.agent.seen().is_some_and(Observation::may_write);
+        match verb {
+            Some(Verb::Stop(StopHow::Immediate)) if writes => return Role::Fencing,
+            Some(Verb::Clone(_) | Verb::Rewind(_)) => return Role::Rejoining,
+            _ => {}
+        }
+        let primacy = &self.control.primacy;
+        match primacy.holder {
+            Some(holder) if holder == self.me && writes => Role::Primary,
+            Some(holder) if holder == self.me => Role::Preparing,
+            Some(_) => Role::Standby,
+            None if primacy.epoch == Epoch::default() => Role::Idle,
+            None => Role::Detached,
+        }
+    }
+}
