@@ -3,9 +3,9 @@
 //! The reading order is the order of the modules below: the words, the protocol, what the members
 //! agree on, what the protocol needs from outside, and the loop that brings them together.
 
-pub mod ids;
-pub mod ha;
 pub mod control;
 pub mod env;
+pub mod ha;
+pub mod ids;
 pub mod runtime;
 pub mod sabotage;

@@ -46,8 +46,7 @@ impl ControlState {
         let verdict = match command {
             Command::Found { cluster, members, settings } => {
                 let mut settings = settings.clone();
-                settings.longest_lease_ms =
-                    settings.longest_lease_ms.max(settings.timing.lease_ms);
+                settings.longest_lease_ms = settings.longest_lease_ms.max(settings.timing.lease_ms);
                 self.found(cluster, members, settings)
             }
             Command::Vacate { epoch, why } | Command::Release { epoch, why } => {

@@ -28,7 +28,9 @@ pub enum NetworkError {
     TimedOut(NodeId),
     /// The machine at that address runs on another store than expected: it lost its disk, or the
     /// address belongs to somebody else now.
-    #[error("{0} answers with another identity than the cluster knows; remove the member and add it under a new number")]
+    #[error(
+        "{0} answers with another identity than the cluster knows; remove the member and add it under a new number"
+    )]
     WrongIncarnation(NodeId),
 }
 

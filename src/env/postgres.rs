@@ -232,12 +232,18 @@ pub trait Postgres: Clone + Send + Sync + 'static {
 
     /// Creates a new database cluster in an empty directory; refuses any other. Durable when it
     /// returns. Cancelled or cut short, it leaves the directory empty.
-    fn initialise(&self, epoch: Epoch) -> impl Future<Output = Result<SystemId, PostgresError>> + Send;
+    fn initialise(
+        &self,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<SystemId, PostgresError>> + Send;
 
     /// Replaces the directory with a copy of `source`, in recovery and not started. The old
     /// directory, if there was one, is moved aside at the very end and never removed (I7). Cancelled
     /// or cut short, it leaves the directory as it was.
-    fn clone_from(&self, source: &Upstream) -> impl Future<Output = Result<(), PostgresError>> + Send;
+    fn clone_from(
+        &self,
+        source: &Upstream,
+    ) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Takes the directory of a stopped server back to where its history and the source's part,
     /// and makes it a standby. Recovers first after a crash; asks the source for a checkpoint
@@ -256,12 +262,16 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     /// its birth certificate. `sync` must be in force already (`set_sync`). Where `sync` asks for
     /// confirmations, clients are shut out until `admit`. Refused while a receiver is attached.
     /// Calling twice with the same epoch yields the same birth.
-    fn promote(&self, epoch: Epoch) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
+    fn promote(
+        &self,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
 
     /// Makes a running standby stream from `upstream`, under a name that contains the epoch.
     /// Returns when the configuration is in force; the stream itself shows in `observe`. Survives
     /// no restart: `start` clears it.
-    fn follow(&self, upstream: &Upstream) -> impl Future<Output = Result<(), PostgresError>> + Send;
+    fn follow(&self, upstream: &Upstream)
+    -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Ends the receiver and returns when it is gone and what it had received is flushed. Calling
     /// twice is harmless.

@@ -166,9 +166,8 @@ impl Agent {
             side: seen.map_or(crate::env::Side::Standby, |o| o.side),
             birth: seen.and_then(|o| o.history.last().copied()),
             position: promise.map_or(position, |(_, promised)| promised),
-            replayed: seen.and_then(|o| {
-                Some(WalPosition { flushed: o.replayed?, ..o.position()? })
-            }),
+            replayed: seen
+                .and_then(|o| Some(WalPosition { flushed: o.replayed?, ..o.position()? })),
             receiver: seen.and_then(|o| o.receiver).map(|receiver| ReceiverReport {
                 upstream: receiver.upstream,
                 epoch: receiver.epoch,

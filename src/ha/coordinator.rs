@@ -110,7 +110,8 @@ impl Coordinator {
 
     /// Takes a report in.
     pub(super) fn on_report(&mut self, report: Report, control: &ControlState, now: Moment) {
-        if control.primacy.holder == Some(report.node) && report.birth.is_some_and(|b| b.born == self.epoch)
+        if control.primacy.holder == Some(report.node)
+            && report.birth.is_some_and(|b| b.born == self.epoch)
         {
             self.primary_position = self.primary_position.max(report.position);
         }
@@ -140,7 +141,9 @@ impl Coordinator {
         if let Some(command) = self.overdue_handover(now, control) {
             return Some(command);
         }
-        let Some(holder) = control.primacy.holder else { return self.fill_vacancy(now, control, sabotage) };
+        let Some(holder) = control.primacy.holder else {
+            return self.fill_vacancy(now, control, sabotage);
+        };
         if let Some(why) = self.why_vacate(now, control, holder, sabotage) {
             return Some(Command::Vacate { epoch: control.primacy.epoch, why });
         }

@@ -216,12 +216,8 @@ impl Situation<'_> {
         if self.agent.needs_clone {
             return self.when_down(Verb::Clone(upstream));
         }
-        let relation = compare(
-            &self.seen.history,
-            self.seen.flushed,
-            &self.control.lineage,
-            self.sabotage,
-        );
+        let relation =
+            compare(&self.seen.history, self.seen.flushed, &self.control.lineage, self.sabotage);
         match relation {
             Relation::Behind => self.follow(upstream),
             Relation::Diverged { .. } if self.sabotage.is(Saboteur::RejoinWithoutRewind) => {
@@ -264,7 +260,8 @@ impl Situation<'_> {
             return self.when_down(Verb::Clone(upstream));
         }
         Desire::Trouble(
-            "its data directory belongs to another cluster; move it away, and a copy is made".into(),
+            "its data directory belongs to another cluster; move it away, and a copy is made"
+                .into(),
         )
     }
 

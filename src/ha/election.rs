@@ -118,9 +118,10 @@ impl Ballot<'_> {
         if self.control.primacy.epoch.0 == 0 && !missing.is_empty() {
             return Err(Obstacle::GenesisAwaits(missing));
         }
-        let foreign = self.alive.values().find(|report| {
-            report.has_data && report.birth.is_none_or(|birth| birth.born.0 == 0)
-        });
+        let foreign = self
+            .alive
+            .values()
+            .find(|report| report.has_data && report.birth.is_none_or(|birth| birth.born.0 == 0));
         if let Some(report) = foreign {
             return Err(Obstacle::GenesisOverData(report.node));
         }
@@ -271,8 +272,7 @@ impl Ballot<'_> {
         clearance: Clearance,
     ) -> Command {
         let after = self.control.primacy.epoch;
-        let epoch =
-            if self.sabotage.is(Saboteur::ShareEpoch) { after } else { after.next() };
+        let epoch = if self.sabotage.is(Saboteur::ShareEpoch) { after } else { after.next() };
         Command::Elect {
             after,
             holder,

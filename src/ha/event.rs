@@ -138,7 +138,9 @@ impl fmt::Display for Event {
             Self::Started { armed: None } => f.write_str("started"),
             Self::Wake => f.write_str("wake"),
             Self::Control(c) => match c.primacy.holder {
-                Some(holder) => write!(f, "control v{}: {holder} holds {}", c.version, c.primacy.epoch),
+                Some(holder) => {
+                    write!(f, "control v{}: {holder} holds {}", c.version, c.primacy.epoch)
+                }
                 None => write!(f, "control v{}: {} is vacant", c.version, c.primacy.epoch),
             },
             Self::Raft(r) => match r.leader {

@@ -29,8 +29,7 @@ impl Lease {
         lease: Duration,
         sabotage: Sabotage,
     ) -> Self {
-        let from =
-            if sabotage.is(Saboteur::CountLeaseFromReply) { answered + lease } else { sent };
+        let from = if sabotage.is(Saboteur::CountLeaseFromReply) { answered + lease } else { sent };
         Self { epoch, until: from + lease }
     }
 
@@ -95,7 +94,9 @@ impl LeaseLedger {
         match (self.given == Some(epoch), self.confirmed) {
             (true, None) => self.led_since,
             (true, Some(confirmed)) => confirmed + wait,
-            (false, confirmed) => confirmed.map_or(self.led_since, |c| c.max(self.led_since)) + wait,
+            (false, confirmed) => {
+                confirmed.map_or(self.led_since, |c| c.max(self.led_since)) + wait
+            }
         }
     }
 }

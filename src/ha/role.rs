@@ -30,7 +30,9 @@ impl Role {
     /// preparing is where the lease, the guard and the synchronous configuration come from.
     #[must_use]
     pub const fn may_become(self, next: Self) -> bool {
-        use Role::{Detached, Fencing, Idle, Preparing, Primary, Rejoining, Removed, Standby, Witness};
+        use Role::{
+            Detached, Fencing, Idle, Preparing, Primary, Rejoining, Removed, Standby, Witness,
+        };
         match (self, next) {
             (Idle, Primary) => true, // A restarted manager finds its Postgres and its lease alive.
             (Standby | Detached | Rejoining | Fencing | Witness | Removed, Primary) => false,

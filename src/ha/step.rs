@@ -321,8 +321,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let Some(coordinator) = &mut self.coordinator else {
-            let answer =
-                HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+            let answer = HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
             actions.push(Action::AnswerHeartbeat { request, answer });
             return;
         };
@@ -345,8 +344,7 @@ impl Core {
         term: Option<crate::ids::Term>,
         actions: &mut Vec<Action>,
     ) {
-        let mut answer =
-            HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+        let mut answer = HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
         if let Some(coordinator) = &mut self.coordinator
             && let Some((node, epoch)) = coordinator.renewals.remove(&request)
         {
@@ -378,8 +376,7 @@ impl Core {
 
     /// Fence first; then, if nothing is under way, the next thing that Postgres needs.
     fn review_agent(&mut self, actions: &mut Vec<Action>) {
-        if let Some(why) =
-            must_fence(&self.agent, self.me, &self.control, self.now, self.sabotage)
+        if let Some(why) = must_fence(&self.agent, self.me, &self.control, self.now, self.sabotage)
         {
             actions.push(Action::Say(format!("fencing: {why}")));
             self.start_verb(Verb::Stop(StopHow::Immediate), actions);
@@ -460,7 +457,8 @@ impl Core {
     }
 
     fn propose(&mut self, command: Command, actions: &mut Vec<Action>) {
-        let waiting = self.agent.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
+        let waiting =
+            self.agent.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
         if waiting {
             return;
         }
@@ -475,7 +473,9 @@ impl Core {
         let next = coordinator.next_look(self.now, &self.control);
         self.timers.set_no_later(Timer::CoordinatorReview, next);
         let waiting = self.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
-        if !waiting && let Some(command) = coordinator.next_command(self.now, &self.control, self.sabotage) {
+        if !waiting
+            && let Some(command) = coordinator.next_command(self.now, &self.control, self.sabotage)
+        {
             let id = ActionId(self.next_id + 1);
             self.next_id += 1;
             self.proposal = Some((id, self.now));

@@ -1,9 +1,24 @@
 //! The node: the loop that feeds the core with events and executes what it asks for.
+//!
+//! `node` is the loop, `execute` carries actions out, `serve` answers other members, `founding`
+//! brings a first cluster into being. None of them decides anything: what depends on the protocol is
+//! in `ha`, what depends on the machine is behind `env`.
 
 use crate::env::{Env, Network};
 
+mod config;
+mod execute;
+mod founding;
+mod node;
+mod observer;
 pub mod raft;
+mod serve;
 pub mod wire;
+
+pub use config::{FoundingMember, NodeConfig};
+pub use founding::FoundingError;
+pub use node::{RunError, run};
+pub use observer::{Observer, Unobserved};
 
 /// An environment whose network carries what members say to each other.
 ///

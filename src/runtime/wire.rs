@@ -75,6 +75,8 @@ pub enum Response<Rt: AsyncRuntime + Send + Sync> {
         cluster: String,
         /// Whether its consensus log was ever started.
         initialised: bool,
+        /// The stores that it knows the members to run on.
+        members: std::collections::BTreeMap<crate::ids::NodeId, Incarnation>,
     },
     /// The member cannot do this now; the sentence says why.
     Refused(String),
@@ -109,7 +111,8 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Response<Rt> {
             Self::Transferred(response) => Self::Transferred(response.clone()),
             Self::Heartbeat(answer) => Self::Heartbeat(answer.clone()),
             Self::Proposed(applied) => Self::Proposed(applied.clone()),
-            Self::Hello { incarnation, cluster, initialised } => Self::Hello {
+            Self::Hello { incarnation, cluster, initialised, members } => Self::Hello {
+                members: members.clone(),
                 incarnation: *incarnation,
                 cluster: cluster.clone(),
                 initialised: *initialised,

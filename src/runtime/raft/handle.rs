@@ -241,6 +241,15 @@ impl<E: NodeEnv> RaftHandle<E> {
         view(&self.0.raft.metrics().borrow_watched())
     }
 
+    /// Everybody in the membership in force, voting or not.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeMap<NodeId, RaftNode> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(id, node)| (NodeId(*id), node.clone())).collect()
+    }
+
     /// The control state, as far as this member has applied it.
     #[must_use]
     pub fn control(&self) -> Arc<ControlState> {

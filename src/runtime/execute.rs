@@ -1,0 +1,245 @@
+//! Carrying actions out. Each is started in order; what takes time goes on in a task of its own and
+//! ends with an event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft_rt::AsyncRuntime;
+
+use crate::control::{Applied, Command};
+use crate::env::{Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
+use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Report, RequestId, Verb};
+use crate::ids::{ActionId, Epoch, Moment, NodeId};
+use crate::sabotage::Saboteur;
+
+use super::NodeEnv;
+use super::node::{Input, Node, Shared, Waiting};
+use super::raft::{Proposal, RaftNode};
+use super::wire::{Request, Response};
+
+/// How long a proposal through another member may take.
+const PROPOSAL_DEADLINE: Duration = Duration::from_millis(1_500);
+/// A heartbeat that took longer would bring a lease that is half over.
+const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(500);
+
+impl<E: NodeEnv> Node<E> {
+    pub(super) fn execute(&mut self, action: Action) {
+        let shared = self.shared.clone();
+        match action {
+            Action::Observe => spawn::<E>(observe(shared)),
+            Action::Postgres { id, epoch, verb } => spawn::<E>(act(shared, id, epoch, verb)),
+            Action::ArmGuard { epoch, deadline, until } => {
+                spawn::<E>(arm(shared, epoch, deadline, until));
+            }
+            Action::DisarmGuard { epoch } => spawn::<E>(async move {
+                // A guard that is gone has nothing to disarm.
+                let _ = shared.env.guard().disarm(epoch).await;
+            }),
+            Action::SendHeartbeat { to, sent, report, renew } => {
+                self.send_heartbeat(to, sent, report, renew);
+            }
+            Action::ConfirmLeadership { request } => spawn::<E>(confirm(shared, request)),
+            Action::AnswerHeartbeat { request, answer } => self.answer(request, answer),
+            Action::Propose { id, command } => spawn::<E>(propose(shared, id, *command)),
+            Action::TransferLeadership { to } => spawn::<E>(async move {
+                shared.raft.transfer_leadership(to).await;
+            }),
+            Action::ChangeVoters { voters } => spawn::<E>(async move {
+                let members = members_for(&shared, &voters);
+                if let Err(why) = shared.raft.change_voters(voters, members).await {
+                    tracing::info!("voters not changed: {why}");
+                }
+            }),
+            Action::Say(line) => tracing::info!(node = %shared.config.node, "{line}"),
+        }
+    }
+
+    fn send_heartbeat(
+        &mut self,
+        to: NodeId,
+        sent: Moment,
+        report: Box<Report>,
+        renew: Option<Epoch>,
+    ) {
+        let shared = self.shared.clone();
+        if to != shared.config.node {
+            spawn::<E>(heartbeat(shared, to, sent, report, renew));
+            return;
+        }
+        let request = self.wait_for(Waiting::Own { sent });
+        let event = Event::Heartbeat { request, report, renew };
+        spawn::<E>(async move { shared.tell(event).await });
+    }
+
+    fn answer(&mut self, request: RequestId, answer: HeartbeatAnswer) {
+        match self.waiting.remove(&request) {
+            Some(Waiting::Remote(reply)) => reply.send(Response::Heartbeat(answer)),
+            Some(Waiting::Own { sent }) => {
+                let shared = self.shared.clone();
+                let to = shared.config.node;
+                let event = Event::HeartbeatAnswered { to, sent, answer: Some(answer) };
+                spawn::<E>(async move { shared.tell(event).await });
+            }
+            None => {}
+        }
+    }
+}
+
+fn spawn<E: NodeEnv>(task: impl Future<Output = ()> + Send + 'static) {
+    drop(E::Rt::spawn(task));
+}
+
+/// Everybody who belongs into the consensus layer: the members, and voters on their way out.
+fn members_for<E: NodeEnv>(
+    shared: &Shared<E>,
+    voters: &BTreeSet<NodeId>,
+) -> BTreeMap<NodeId, RaftNode> {
+    let mut nodes = shared.raft.nodes();
+    nodes.retain(|node, _| voters.contains(node));
+    let control = shared.raft.control();
+    nodes.extend(control.members.iter().map(|(node, member)| {
+        let address = member.address.clone();
+        (*node, RaftNode { address, incarnation: member.incarnation })
+    }));
+    nodes
+}
+
+async fn observe<E: NodeEnv>(shared: Arc<Shared<E>>) {
+    let outcome = outcome_of(shared.env.postgres().observe().await);
+    shared.tell(Event::Observed(outcome)).await;
+}
+
+async fn act<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId, epoch: Epoch, verb: Verb) {
+    let outcome = outcome_of(perform(&shared, epoch, &verb).await);
+    shared.tell(Event::VerbDone { id, outcome }).await;
+}
+
+async fn perform<E: NodeEnv>(
+    shared: &Shared<E>,
+    epoch: Epoch,
+    verb: &Verb,
+) -> Result<Finished, PostgresError> {
+    let postgres = shared.env.postgres();
+    match verb {
+        Verb::Initialise => postgres.initialise(epoch).await.map(Finished::Initialised),
+        Verb::Clone(source) => postgres.clone_from(source).await.map(plain),
+        Verb::Rewind(source) => postgres.rewind(source).await.map(Finished::Rewound),
+        Verb::Start(how) => postgres.start(how).await.map(plain),
+        Verb::Promote(sync) if shared.config.sabotage.is(Saboteur::SyncAfterPromote) => {
+            let birth = postgres.promote(epoch).await?;
+            postgres.admit().await?;
+            E::Rt::sleep(HEARTBEAT_DEADLINE).await;
+            postgres.set_sync(sync).await?;
+            Ok(Finished::Promoted(birth))
+        }
+        Verb::Promote(sync) => {
+            // Not one write is acknowledged without the configuration of its epoch.
+            postgres.set_sync(sync).await?;
+            postgres.promote(epoch).await.map(Finished::Promoted)
+        }
+        Verb::Follow(upstream) => postgres.follow(upstream).await.map(plain),
+        Verb::Detach => postgres.detach().await.map(plain),
+        Verb::SetSync(sync) => postgres.set_sync(sync).await.map(plain),
+        Verb::Admit => postgres.admit().await.map(plain),
+        Verb::Stop(how) => postgres.stop(*how).await.map(plain),
+    }
+}
+
+fn plain((): ()) -> Finished {
+    Finished::Plain
+}
+
+fn outcome_of<T>(result: Result<T, PostgresError>) -> Outcome<T> {
+    match result {
+        Ok(value) => Outcome::Done(value),
+        Err(why) if why.outcome_unknown() => Outcome::Unknown,
+        Err(why) => Outcome::Failed(why),
+    }
+}
+
+/// The guard first: nothing may count on a deadline that nobody enforces.
+async fn arm<E: NodeEnv>(shared: Arc<Shared<E>>, epoch: Epoch, deadline: Moment, until: Moment) {
+    let ok = shared.env.guard().arm(epoch, deadline).await.is_ok();
+    shared.tell(Event::GuardArmed { epoch, deadline, ok }).await;
+    if ok {
+        // Where no server runs, or none with a fence, there is nothing to extend.
+        let _ = shared.env.postgres().extend_lease(epoch, until).await;
+    }
+}
+
+async fn heartbeat<E: NodeEnv>(
+    shared: Arc<Shared<E>>,
+    to: NodeId,
+    sent: Moment,
+    report: Box<Report>,
+    renew: Option<Epoch>,
+) {
+    let request = Request::Heartbeat { report, renew, relayed: false };
+    let answer = match shared.peer(to) {
+        None => None,
+        Some(peer) => match shared.env.network().call(&peer, request, HEARTBEAT_DEADLINE).await {
+            Ok(Response::Heartbeat(answer)) => Some(answer),
+            Ok(_) | Err(_) => None,
+        },
+    };
+    shared.tell(Event::HeartbeatAnswered { to, sent, answer }).await;
+}
+
+async fn confirm<E: NodeEnv>(shared: Arc<Shared<E>>, request: RequestId) {
+    let term = shared.raft.confirm().await;
+    // The core sees everything that was applied before it answers from it.
+    shared.tell(Event::Control(shared.raft.control())).await;
+    shared.tell(Event::ReadConfirmed { request, term }).await;
+}
+
+async fn propose<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId, command: Command) {
+    let applied = put(&shared, command).await;
+    shared.tell(Event::Control(shared.raft.control())).await;
+    shared.tell(Event::Proposed { id, applied }).await;
+}
+
+/// Puts a command to the log, through the leader where this member does not lead. `None`: unknown.
+async fn put<E: NodeEnv>(shared: &Shared<E>, command: Command) -> Option<Applied> {
+    let leader = match shared.raft.propose(command.clone()).await {
+        Proposal::Applied(applied) => return Some(applied),
+        Proposal::Unknown | Proposal::NotLeader(None) => return None,
+        Proposal::NotLeader(Some(leader)) => leader,
+    };
+    let peer = shared.peer(leader).filter(|_| leader != shared.config.node)?;
+    let request = Request::Propose(Box::new(command));
+    match shared.env.network().call(&peer, request, PROPOSAL_DEADLINE).await {
+        Ok(Response::Proposed(applied)) => Some(applied),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Hands a heartbeat of another member to the loop.
+pub(super) async fn deliver<E: NodeEnv>(
+    shared: &Shared<E>,
+    report: Box<Report>,
+    renew: Option<Epoch>,
+    reply: ReplyTo<Response<E::Rt>>,
+) {
+    // Where the loop has ended the caller sees a timeout.
+    let _ = shared.inbox.send(Input::Heartbeat { report, renew, reply }).await;
+}
+
+/// Puts an operator's command to the log on behalf of somebody who asked this member.
+pub(super) async fn put_for_another<E: NodeEnv>(
+    shared: &Shared<E>,
+    command: Command,
+    may_forward: bool,
+) -> Response<E::Rt> {
+    if may_forward {
+        return match put(shared, command).await {
+            Some(applied) => Response::Proposed(applied),
+            None => Response::Refused("the outcome is unknown; ask again with the same id".into()),
+        };
+    }
+    match shared.raft.propose(command).await {
+        Proposal::Applied(applied) => Response::Proposed(applied),
+        Proposal::NotLeader(_) => Response::Refused("this member does not lead".into()),
+        Proposal::Unknown => Response::Refused("the outcome is unknown".into()),
+    }
+}

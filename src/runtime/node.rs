@@ -1,0 +1,227 @@
+//! The loop: take an event, let the core decide, start what it asks for, sleep until the next.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+use openraft_rt::AsyncRuntime;
+use tokio::sync::mpsc;
+
+use crate::env::{Clock, Guard, Peer, ReplyTo};
+use crate::ha::{Action, Core, Event, RaftView, RequestId};
+use crate::ids::{Incarnation, Moment, NodeId, Term};
+
+use super::NodeEnv;
+use super::config::NodeConfig;
+use super::founding::{self, FoundingError};
+use super::observer::Observer;
+use super::raft::{OpenError, RaftHandle, RaftOptions};
+use super::serve;
+use super::wire::Response;
+
+/// How many events may wait. The core is far faster than its sources; a full inbox means that the
+/// machine stands still, and then the senders wait.
+const INBOX_MAX: usize = 1_024;
+
+/// Why a node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The local store cannot be used.
+    #[error("cannot start: {0}")]
+    Open(#[from] OpenError),
+    /// The cluster cannot be founded or joined like this.
+    #[error("cannot start: {0}")]
+    Founding(#[from] FoundingError),
+    /// The store failed while the node ran. Postgres is fenced by its lease.
+    #[error("the control store failed; the node stops, and its lease runs out")]
+    StoreFailed,
+}
+
+/// What reaches the loop.
+pub(super) enum Input<E: NodeEnv> {
+    /// An event for the core.
+    Event(Event),
+    /// A heartbeat of another member, with the way back.
+    Heartbeat {
+        report: Box<crate::ha::Report>,
+        renew: Option<crate::ids::Epoch>,
+        reply: ReplyTo<Response<E::Rt>>,
+    },
+    /// The node cannot go on.
+    Fatal(RunError),
+}
+
+/// How a heartbeat is answered.
+pub(super) enum Waiting<E: NodeEnv> {
+    /// It came from another member.
+    Remote(ReplyTo<Response<E::Rt>>),
+    /// It was this member's own.
+    Own { sent: Moment },
+}
+
+/// What the loop and its tasks share.
+pub(super) struct Shared<E: NodeEnv> {
+    pub(super) env: E,
+    pub(super) config: NodeConfig,
+    pub(super) raft: RaftHandle<E>,
+    pub(super) inbox: mpsc::Sender<Input<E>>,
+}
+
+impl<E: NodeEnv> Shared<E> {
+    /// Puts an event into the inbox. Where the loop has ended there is nobody left to tell.
+    pub(super) async fn tell(&self, event: Event) {
+        let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// How to reach a member: by the control state, or by the founding list before there is one.
+    pub(super) fn peer(&self, node: NodeId) -> Option<Peer> {
+        let control = self.raft.control();
+        if let Some(member) = control.members.get(&node) {
+            let address = member.address.clone();
+            return Some(Peer { node, address, incarnation: member.incarnation });
+        }
+        let member = self.config.founding.get(&node)?;
+        Some(Peer { node, address: member.address.clone(), incarnation: Incarnation::default() })
+    }
+}
+
+/// The loop's own state.
+pub(super) struct Node<E: NodeEnv> {
+    pub(super) shared: Arc<Shared<E>>,
+    pub(super) waiting: BTreeMap<RequestId, Waiting<E>>,
+    next_request: u64,
+}
+
+/// Runs a node until it cannot go on. Dropping the future stops it at once, as a crash would.
+pub async fn run<E: NodeEnv>(
+    env: E,
+    config: NodeConfig,
+    observer: Arc<dyn Observer>,
+) -> Result<(), RunError> {
+    let options = RaftOptions {
+        node: config.node,
+        cluster: config.cluster.clone(),
+        sabotage: config.sabotage,
+        heartbeat_ms: config.raft_heartbeat_ms,
+        election_min_ms: config.raft_election_ms.0,
+        election_max_ms: config.raft_election_ms.1,
+    };
+    let raft = RaftHandle::open(&env, options).await?;
+    let (inbox, mut events) = mpsc::channel(INBOX_MAX);
+    let mut core = Core::new(config.node, config.sabotage);
+    let shared = Arc::new(Shared { env, config, raft, inbox });
+    drop(E::Rt::spawn(serve::serve(shared.clone())));
+    drop(E::Rt::spawn(founding::found(shared.clone())));
+    drop(E::Rt::spawn(watch_raft(shared.clone())));
+
+    let mut node = Node { shared: shared.clone(), waiting: BTreeMap::new(), next_request: 0 };
+    let mut actions = Vec::new();
+    // What a restart must not forget comes first: the applied control state, then the guard.
+    node.step(&mut core, Event::Control(shared.raft.control()), &mut actions, &*observer).await;
+    let armed = shared.env.guard().armed().await.ok().flatten();
+    node.step(&mut core, Event::Started { armed }, &mut actions, &*observer).await;
+    loop {
+        let event = match next_input(&shared, &mut events, &core).await {
+            None | Some(Input::Event(Event::Wake)) => Event::Wake,
+            Some(Input::Event(Event::Control(control)))
+                if control.version <= core.control().version =>
+            {
+                // Tasks race to bring the same news; the older ones are no news.
+                continue;
+            }
+            Some(Input::Event(event)) => event,
+            Some(Input::Heartbeat { report, renew, reply }) => {
+                let request = node.wait_for(Waiting::Remote(reply));
+                Event::Heartbeat { request, report, renew }
+            }
+            Some(Input::Fatal(error)) => return Err(error),
+        };
+        node.step(&mut core, event, &mut actions, &*observer).await;
+    }
+}
+
+async fn next_input<E: NodeEnv>(
+    shared: &Shared<E>,
+    events: &mut mpsc::Receiver<Input<E>>,
+    core: &Core,
+) -> Option<Input<E>> {
+    let Some(wake) = core.next_wake() else { return events.recv().await };
+    if let Ok(input) = events.try_recv() {
+        return Some(input);
+    }
+    let input = pin!(events.recv());
+    let sleep = pin!(shared.env.clock().sleep_until(wake));
+    match select(input, sleep).await {
+        Either::Left((input, _)) => input,
+        Either::Right(((), _)) => None,
+    }
+}
+
+impl<E: NodeEnv> Node<E> {
+    async fn step(
+        &mut self,
+        core: &mut Core,
+        event: Event,
+        actions: &mut Vec<Action>,
+        observer: &dyn Observer,
+    ) {
+        let now = self.shared.env.clock().now();
+        core.step(now, event.clone(), actions);
+        observer.stepped(now, &event, actions, core);
+        for action in actions.drain(..) {
+            self.execute(action);
+        }
+    }
+
+    /// Numbers a request that waits for the core's answer.
+    pub(super) fn wait_for(&mut self, waiting: Waiting<E>) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.waiting.insert(request, waiting);
+        request
+    }
+}
+
+/// Tells the core what changes in the consensus layer, and when a leadership is ready to decide.
+async fn watch_raft<E: NodeEnv>(shared: Arc<Shared<E>>) {
+    let mut told = RaftView::default();
+    let mut ready: Option<Term> = None;
+    loop {
+        let control = shared.raft.control();
+        shared.tell(Event::Control(control)).await;
+        let view = shared.raft.view();
+        if view != told {
+            told = view.clone();
+            shared.tell(Event::Raft(view.clone())).await;
+        }
+        if view.leads && ready != Some(view.term) {
+            ready = Some(view.term);
+            drop(E::Rt::spawn(await_readiness(shared.clone(), view.term)));
+        }
+        if !shared.raft.changed().await {
+            let _ = shared.inbox.send(Input::Fatal(RunError::StoreFailed)).await;
+            return;
+        }
+    }
+}
+
+/// A leader decides nothing before it has applied everything that was committed before it led.
+async fn await_readiness<E: NodeEnv>(shared: Arc<Shared<E>>, term: Term) {
+    loop {
+        if let Some(confirmed) = shared.raft.confirm().await {
+            if confirmed == term {
+                founding::propose_founding(&shared).await;
+                shared.tell(Event::Control(shared.raft.control())).await;
+                shared.tell(Event::LeadershipReady { term }).await;
+            }
+            return;
+        }
+        let view = shared.raft.view();
+        if !view.leads || view.term != term {
+            return;
+        }
+        let heartbeat = std::time::Duration::from_millis(shared.config.raft_heartbeat_ms);
+        E::Rt::sleep(heartbeat).await;
+    }
+}
