@@ -22,6 +22,7 @@ pub mod place;
 pub mod postgres;
 pub mod rt;
 pub mod scenario;
+pub mod sometimes;
 pub mod streams;
 pub mod tools;
 pub mod trace;

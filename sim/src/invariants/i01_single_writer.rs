@@ -1,0 +1,198 @@
+//! **I1 single writer.** Acknowledged commits are ordered by epoch in real time: once any commit of
+//! epoch *e+1* is acknowledged, no commit of epoch *e* ever is. At no instant are two Postgres
+//! instances willing to acknowledge.
+//!
+//! Checked on every acknowledgement: its epoch is not below the highest acknowledged so far, and
+//! one epoch's commits come from one server. Checked whenever all servers are looked at: at most
+//! one of them could acknowledge. A commit that waited for no standby, at a server that the
+//! guarantee table excuses at that moment, is measured as an overlap instead.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pg_replica::ids::{Epoch, NodeId};
+
+use crate::witness::Acknowledged;
+
+use super::view::Excuses;
+use super::{Findings, Invariant, ServerView, WorldView};
+
+/// The first acknowledgement of an epoch.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    at: Duration,
+    server: NodeId,
+}
+
+/// The check.
+#[derive(Debug, Default)]
+pub(super) struct SingleWriter {
+    firsts: BTreeMap<Epoch, First>,
+    /// Since when two servers have been seen willing, so that one overlap is told once.
+    both_willing_since: Option<Duration>,
+}
+
+impl SingleWriter {
+    pub(super) fn acknowledged(
+        &mut self,
+        ack: &Acknowledged,
+        excuses: &Excuses,
+        findings: &mut Findings,
+    ) {
+        let first =
+            *self.firsts.entry(ack.epoch).or_insert(First { at: ack.at, server: ack.server });
+        if first.server != ack.server {
+            findings.broken(
+                Invariant::I1,
+                ack.at,
+                format!(
+                    "{} acknowledged row {:?} in {}, in which {} has acknowledged since {:.3}s",
+                    ack.server,
+                    ack.row,
+                    ack.epoch,
+                    first.server,
+                    first.at.as_secs_f64()
+                ),
+            );
+        }
+        let Some((newest, newer)) = self.firsts.last_key_value().map(|(e, f)| (*e, *f)) else {
+            return;
+        };
+        if newest <= ack.epoch {
+            return;
+        }
+        let lasted = ack.at.saturating_sub(newer.at);
+        let what = format!(
+            "{} acknowledged row {:?} of {} {} ms after {} had acknowledged in {newest}",
+            ack.server,
+            ack.row,
+            ack.epoch,
+            lasted.as_millis(),
+            newer.server
+        );
+        if ack.sync.confirmations == 0 && excuses.cover(ack.server, ack.at) {
+            findings.overlap(ack.at, lasted, what);
+        } else {
+            findings.broken(Invariant::I1, ack.at, what);
+        }
+    }
+
+    pub(super) fn look(
+        &mut self,
+        at: Duration,
+        view: &WorldView,
+        excuses: &Excuses,
+        findings: &mut Findings,
+    ) {
+        let mut willing: Vec<&ServerView> =
+            view.servers.iter().filter(|server| server.could_acknowledge).collect();
+        if willing.len() < 2 {
+            self.both_willing_since = None;
+            return;
+        }
+        willing.sort_by_key(|server| server.primary_epoch);
+        let first_look = self.both_willing_since.is_none();
+        let since = *self.both_willing_since.get_or_insert(at);
+        let (Some(newest), elders) = (willing.last(), &willing[..willing.len() - 1]) else {
+            return;
+        };
+        let excused =
+            elders.iter().all(|elder| !elder.synchronous && excuses.cover(elder.node, at));
+        let what = format!(
+            "{} of {} could acknowledge while {} of {} could",
+            elders[0].node,
+            name(elders[0].primary_epoch),
+            newest.node,
+            name(newest.primary_epoch)
+        );
+        if excused {
+            findings.overlap(at, at.saturating_sub(since), what);
+        } else if first_look {
+            findings.broken(Invariant::I1, at, what);
+        }
+    }
+}
+
+fn name(epoch: Option<Epoch>) -> String {
+    epoch.map_or_else(|| "no epoch".into(), |epoch| epoch.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_broken, assert_kept, commit, ms, primary, sync_commit};
+    use super::super::view::{Excuse, Promise, Window};
+    use super::*;
+
+    fn frozen(commit_fence: bool) -> Excuses {
+        let window = Window {
+            node: Some(NodeId(1)),
+            excuse: Excuse::HostFrozen,
+            from: ms(0),
+            until: ms(1_000),
+        };
+        Excuses { promise: Promise { commit_fence }, windows: vec![window] }
+    }
+
+    fn after_newer(late: &Acknowledged, excuses: &Excuses) -> Findings {
+        let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
+        check.acknowledged(&commit(10, 1, 1, 1), excuses, &mut findings);
+        check.acknowledged(&commit(20, 2, 2, 2), excuses, &mut findings);
+        check.acknowledged(late, excuses, &mut findings);
+        findings
+    }
+
+    #[test]
+    fn commits_in_the_order_of_their_epochs_are_right() {
+        assert_kept(&after_newer(&commit(30, 2, 2, 3), &Excuses::default()));
+    }
+
+    #[test]
+    fn a_commit_of_an_ended_epoch_is_seen() {
+        let findings = after_newer(&commit(30, 1, 1, 3), &Excuses::default());
+        assert_broken(&findings, Invariant::I1, "10 ms after n2 had acknowledged in e2");
+    }
+
+    #[test]
+    fn two_servers_in_one_epoch_are_seen() {
+        let findings = after_newer(&commit(30, 3, 2, 3), &Excuses::default());
+        assert_broken(&findings, Invariant::I1, "in which n2 has acknowledged");
+    }
+
+    #[test]
+    fn an_overlap_that_nobody_promised_away_is_measured() {
+        let findings = after_newer(&commit(35, 1, 1, 3), &frozen(false));
+        assert_kept(&findings);
+        assert_eq!(findings.overlap_longest, ms(15));
+    }
+
+    #[test]
+    fn the_commit_fence_takes_the_excuse_of_a_frozen_host_away() {
+        let findings = after_newer(&commit(30, 1, 1, 3), &frozen(true));
+        assert_broken(&findings, Invariant::I1, "n1 acknowledged");
+    }
+
+    #[test]
+    fn a_commit_that_waited_for_standbys_has_no_excuse() {
+        let findings = after_newer(&sync_commit(30, 1, 1, 3), &frozen(false));
+        assert_broken(&findings, Invariant::I1, "n1 acknowledged");
+    }
+
+    #[test]
+    fn two_willing_servers_are_seen_once_per_overlap() {
+        let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
+        let both = WorldView { servers: vec![primary(1, 1), primary(2, 2)] };
+        check.look(ms(100), &both, &Excuses::default(), &mut findings);
+        check.look(ms(200), &both, &Excuses::default(), &mut findings);
+        assert_broken(&findings, Invariant::I1, "n1 of e1 could acknowledge while n2 of e2");
+    }
+
+    #[test]
+    fn one_willing_server_is_right() {
+        let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
+        let mut old = primary(1, 1);
+        old.could_acknowledge = false;
+        let view = WorldView { servers: vec![old, primary(2, 2)] };
+        check.look(ms(100), &view, &Excuses::default(), &mut findings);
+        assert_kept(&findings);
+    }
+}

@@ -1,0 +1,277 @@
+//! **I4 bounded loss.** In `async` mode the chosen standby was the most advanced of those that
+//! answered, and lag above `max_lag` refuses automatic failover.
+//!
+//! Checked on every election that took effect: no candidate among its reports is more advanced
+//! than the chosen one. Checked at every start as primary: of the acknowledged commits that the
+//! new history lacks, those that the former holder could still report lie at most `max_lag` bytes
+//! behind the place where the new timeline begins. What it acknowledged after the last report that
+//! got through, up to the end of its lease, nobody can know of; that part is measured and told, not
+//! judged. Exempt from both is a failover that an operator forced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use pg_replica::control::{Command, ControlState, HandoverKind};
+use pg_replica::env::TimelineBirth;
+use pg_replica::ids::{Epoch, Lsn, NodeId, WalPosition};
+
+use crate::witness::{Acknowledged, Row};
+
+use super::{Findings, Invariant};
+
+/// How old the position in a report may be when the report leaves: an observation of Postgres
+/// comes every few hundred milliseconds and takes time itself.
+const POSITION_AGE_MAX: Duration = Duration::from_millis(1_000);
+
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    at: Duration,
+    server: NodeId,
+    epoch: Epoch,
+    lsn: Lsn,
+}
+
+/// The check.
+#[derive(Debug, Default)]
+pub(super) struct BoundedLoss {
+    commits: BTreeMap<Row, Commit>,
+    forced: BTreeSet<Epoch>,
+    /// The largest bound that was in force for an epoch.
+    max_lag_bytes: BTreeMap<Epoch, u64>,
+    /// Acknowledged rows that a successor lacked.
+    pub(super) lost_rows: u64,
+    /// The longest stretch of the log that was lost at once.
+    pub(super) loss_bytes_max: u64,
+}
+
+impl BoundedLoss {
+    pub(super) fn control(&mut self, state: &ControlState) {
+        let bound = self.max_lag_bytes.entry(state.primacy.epoch).or_default();
+        *bound = (*bound).max(state.settings.max_lag_bytes);
+        if let Some(handover) = &state.handover
+            && handover.kind == (HandoverKind::Failover { accept_data_loss: true })
+        {
+            self.forced.insert(handover.from);
+        }
+    }
+
+    /// An election took effect; `state` is the newest control state before it or after it.
+    pub(super) fn elected(
+        &mut self,
+        at: Duration,
+        command: &Command,
+        state: &ControlState,
+        findings: &mut Findings,
+    ) {
+        let Command::Elect { after, holder, reports, .. } = command else { return };
+        if self.forced.contains(after) || !state.is_born() {
+            return;
+        }
+        let Some(Some(chosen)) = reports.get(holder) else {
+            findings.broken(
+                Invariant::I4,
+                at,
+                format!("{holder} was elected after {after} without a report of its own"),
+            );
+            return;
+        };
+        let best = reports
+            .iter()
+            .filter(|(node, _)| state.is_candidate(**node))
+            .filter_map(|(node, position)| position.map(|p: WalPosition| (p, *node)))
+            .max();
+        if let Some((position, node)) = best
+            && position > *chosen
+        {
+            findings.broken(
+                Invariant::I4,
+                at,
+                format!(
+                    "{holder} at {chosen} was elected after {after}, and {node} had reported \
+                     {position}"
+                ),
+            );
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, ack: &Acknowledged) {
+        let commit = Commit { at: ack.at, server: ack.server, epoch: ack.epoch, lsn: ack.lsn };
+        self.commits.insert(ack.row, commit);
+    }
+
+    /// A server became primary. `last_renewal` tells when a server last asked for the renewal of
+    /// an epoch and was answered: until then its position was known to others.
+    pub(super) fn became_primary(
+        &mut self,
+        at: Duration,
+        began: (NodeId, Epoch, TimelineBirth),
+        rows: &[Row],
+        last_renewal: impl Fn(NodeId, Epoch) -> Option<Duration>,
+        findings: &mut Findings,
+    ) {
+        let (server, epoch, birth) = began;
+        let present: BTreeSet<&Row> = rows.iter().collect();
+        let lost: Vec<(Row, Commit)> = self
+            .commits
+            .iter()
+            .filter(|(row, commit)| commit.epoch < epoch && !present.contains(row))
+            .map(|(row, commit)| (*row, *commit))
+            .collect();
+        let (mut all, mut reportable) = (0, 0);
+        let mut forced = false;
+        for (row, commit) in &lost {
+            self.commits.remove(row);
+            let bytes = commit.lsn.ahead_of(birth.begins);
+            all = bytes.max(all);
+            forced |= self.forced.range(commit.epoch..epoch).next().is_some();
+            let known_until = last_renewal(commit.server, commit.epoch)
+                .map(|sent| sent.saturating_sub(POSITION_AGE_MAX));
+            if known_until.is_none_or(|until| commit.at <= until) {
+                reportable = bytes.max(reportable);
+            }
+        }
+        self.lost_rows += lost.len() as u64;
+        self.loss_bytes_max = self.loss_bytes_max.max(all);
+        let bound = self.max_lag_bytes.range(..epoch).next_back().map(|(_, bytes)| *bytes);
+        if let Some(bound) = bound
+            && reportable > bound
+            && !forced
+        {
+            findings.broken(
+                Invariant::I4,
+                at,
+                format!(
+                    "{server} became primary of {epoch} without {} acknowledged rows, the last of \
+                     them {reportable} bytes past its timeline's beginning; max_lag is {bound}",
+                    lost.len()
+                ),
+            );
+        }
+    }
+
+    /// The end of a run: every acknowledged row is in the last history or was counted as lost.
+    pub(super) fn count(
+        &self,
+        at: Duration,
+        server: NodeId,
+        epoch: Epoch,
+        rows: &[Row],
+        findings: &mut Findings,
+    ) {
+        let present: BTreeSet<&Row> = rows.iter().collect();
+        let mut missing = self
+            .commits
+            .iter()
+            .filter(|(row, commit)| commit.epoch <= epoch && !present.contains(row));
+        if let Some((row, commit)) = missing.next() {
+            findings.broken(
+                Invariant::I4,
+                at,
+                format!(
+                    "{} acknowledged rows vanished from {server} without a failover; one is \
+                     {row:?} of {}",
+                    missing.count() + 1,
+                    commit.epoch
+                ),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pg_replica::control::Clearance;
+    use pg_replica::ids::SystemId;
+
+    use super::super::testing::{
+        assert_broken, assert_kept, asynchronous, birth, commit, ms, position, rows, state,
+    };
+    use super::*;
+
+    fn born(max_lag_bytes: u64) -> ControlState {
+        let mut born = state(5, 1, None);
+        born.system = Some(SystemId(1));
+        born.settings.max_lag_bytes = max_lag_bytes;
+        born
+    }
+
+    fn elect(holder: u64, reports: &[(u64, u64)]) -> Command {
+        Command::Elect {
+            after: Epoch(1),
+            holder: NodeId(holder),
+            sync: asynchronous(2),
+            sync_version: 1,
+            reports: reports
+                .iter()
+                .map(|(node, flushed)| (NodeId(*node), Some(position(1, *flushed))))
+                .collect(),
+            clearance: Clearance::LeaseOver,
+        }
+    }
+
+    fn failover(max_lag_bytes: u64, renewed_ms: Option<u64>) -> (BoundedLoss, Findings) {
+        let (mut check, mut findings) = (BoundedLoss::default(), Findings::default());
+        check.control(&born(max_lag_bytes));
+        for number in 1..=5 {
+            check.acknowledged(&commit(number * 1_000, 1, 1, number));
+        }
+        check.became_primary(
+            ms(9_000),
+            (NodeId(2), Epoch(2), birth(2, 2, 200)),
+            &rows(&[1, 2]),
+            |_, _| renewed_ms.map(ms),
+            &mut findings,
+        );
+        (check, findings)
+    }
+
+    #[test]
+    fn the_most_advanced_that_answered_is_the_right_choice() {
+        let (mut check, mut findings) = (BoundedLoss::default(), Findings::default());
+        check.elected(ms(1), &elect(2, &[(2, 100), (3, 100)]), &born(10), &mut findings);
+        assert_kept(&findings);
+        check.elected(ms(1), &elect(3, &[(2, 101), (3, 100)]), &born(10), &mut findings);
+        assert_broken(&findings, Invariant::I4, "n2 had reported");
+    }
+
+    #[test]
+    fn a_member_that_may_not_be_primary_is_passed_over() {
+        let (mut check, mut findings) = (BoundedLoss::default(), Findings::default());
+        let mut tagged = born(10);
+        tagged.members.get_mut(&NodeId(2)).expect("a member").no_failover = true;
+        check.elected(ms(1), &elect(3, &[(2, 101), (3, 100)]), &tagged, &mut findings);
+        assert_kept(&findings);
+    }
+
+    #[test]
+    fn a_loss_within_the_bound_is_measured() {
+        let (check, findings) = failover(300, Some(9_000));
+        assert_kept(&findings);
+        assert_eq!((check.lost_rows, check.loss_bytes_max), (3, 300));
+    }
+
+    #[test]
+    fn a_loss_above_the_bound_is_seen() {
+        let (_, findings) = failover(299, Some(9_000));
+        assert_broken(&findings, Invariant::I4, "max_lag is 299");
+        let (_, findings) = failover(299, None);
+        assert_broken(&findings, Invariant::I4, "max_lag is 299");
+    }
+
+    #[test]
+    fn what_nobody_could_have_reported_is_measured_and_not_judged() {
+        let (check, findings) = failover(250, Some(5_500));
+        assert_kept(&findings);
+        assert_eq!(check.loss_bytes_max, 300);
+    }
+
+    #[test]
+    fn a_row_that_vanishes_without_a_failover_is_seen() {
+        let (check, _) = failover(300, None);
+        let mut findings = Findings::default();
+        check.count(ms(1), NodeId(2), Epoch(2), &rows(&[1, 2]), &mut findings);
+        assert_kept(&findings);
+        check.count(ms(1), NodeId(2), Epoch(2), &rows(&[1]), &mut findings);
+        assert_broken(&findings, Invariant::I4, "1 acknowledged rows vanished");
+    }
+}

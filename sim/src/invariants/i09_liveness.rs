@@ -1,0 +1,179 @@
+//! **I9 liveness.** Once faults end, within a bounded time there is one writable primary, every
+//! running member streams its timeline, and lag reaches zero.
+//!
+//! The world says which servers are healed, since when, and how long they may take (the rest may
+//! stay broken). Checked whenever all servers are looked at: exactly one server could acknowledge,
+//! it is one of the healed, and each of the others runs, streams from it on its timeline, and has
+//! been seen without lag since that primary is there. The clients need not pause for that.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+
+use super::{Findings, Healed, Invariant, ServerView, WorldView};
+
+/// The check.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    expected: Option<Healed>,
+    primary: Option<NodeId>,
+    caught_up: BTreeSet<NodeId>,
+    recovered_at: Option<Duration>,
+    judged: bool,
+}
+
+impl Liveness {
+    /// From here on a recovery is expected.
+    pub(super) fn healed(&mut self, healed: Healed) {
+        *self = Self { expected: Some(healed), ..Self::default() };
+    }
+
+    /// Faults have begun again: nothing is expected any more.
+    pub(super) fn broken_again(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When the recovery that is expected was complete.
+    pub(super) fn recovered_at(&self) -> Option<Duration> {
+        self.recovered_at
+    }
+
+    pub(super) fn look(&mut self, at: Duration, view: &WorldView, findings: &mut Findings) {
+        if self.recovered_at.is_some() || self.judged {
+            return;
+        }
+        let Some(healed) = self.expected.clone() else { return };
+        match self.lacks(&healed, view) {
+            None => self.recovered_at = Some(at),
+            Some(lack) if at > healed.at + healed.within => {
+                self.judged = true;
+                findings.broken(
+                    Invariant::I9,
+                    at,
+                    format!("{} ms after the faults ended, {lack}", (at - healed.at).as_millis()),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What is missing, in words.
+    fn lacks(&mut self, healed: &Healed, view: &WorldView) -> Option<String> {
+        let willing: Vec<&ServerView> =
+            view.servers.iter().filter(|s| s.could_acknowledge).collect();
+        let [primary] = willing[..] else {
+            self.primary = None;
+            return Some(format!("{} servers could acknowledge", willing.len()));
+        };
+        if !healed.servers.contains(&primary.node) {
+            return Some(format!("the primary is {}, which is not healed", primary.node));
+        }
+        if self.primary != Some(primary.node) {
+            self.primary = Some(primary.node);
+            self.caught_up.clear();
+        }
+        let others = healed.servers.iter().filter(|node| **node != primary.node);
+        let mut lack = None;
+        for node in others {
+            let server = view.servers.iter().find(|s| s.node == *node);
+            let problem = self.lag_of(*node, server, primary);
+            lack = lack.or(problem);
+        }
+        lack
+    }
+
+    fn lag_of(
+        &mut self,
+        node: NodeId,
+        server: Option<&ServerView>,
+        primary: &ServerView,
+    ) -> Option<String> {
+        let Some(server) = server.filter(|s| s.up) else {
+            return Some(format!("{node} does not run"));
+        };
+        if server.streaming_from != Some(primary.node) {
+            return Some(format!("{node} does not stream from {}", primary.node));
+        }
+        let timeline = |s: &ServerView| s.position.map(|p| (p.timeline, p.born));
+        if timeline(server) != timeline(primary) {
+            return Some(format!("{node} is not on the timeline of {}", primary.node));
+        }
+        if server.lag_bytes == 0 {
+            self.caught_up.insert(node);
+        }
+        if self.caught_up.contains(&node) {
+            return None;
+        }
+        Some(format!("{node} lags by {} bytes and was never without", server.lag_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_broken, assert_kept, ms, primary, standby};
+    use super::*;
+
+    fn healed() -> Liveness {
+        let mut check = Liveness::default();
+        let servers = [1, 2, 3].map(NodeId).into();
+        check.healed(Healed { at: ms(0), within: ms(1_000), servers });
+        check
+    }
+
+    fn good() -> WorldView {
+        WorldView { servers: vec![primary(1, 2), standby(2, 1, 2), standby(3, 1, 2)] }
+    }
+
+    #[test]
+    fn a_recovery_in_time_is_right_and_is_noted() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        let mut late = good();
+        late.servers[2].up = false;
+        check.look(ms(500), &late, &mut findings);
+        assert_eq!(check.recovered_at(), None);
+        check.look(ms(900), &good(), &mut findings);
+        check.look(ms(5_000), &late, &mut findings);
+        assert_kept(&findings);
+        assert_eq!(check.recovered_at(), Some(ms(900)));
+    }
+
+    #[test]
+    fn lag_may_come_back_under_load_once_it_was_gone() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        let (mut first, mut second) = (good(), good());
+        first.servers[1].lag_bytes = 10;
+        second.servers[2].lag_bytes = 10;
+        check.look(ms(100), &first, &mut findings);
+        check.look(ms(200), &second, &mut findings);
+        assert_eq!(check.recovered_at(), Some(ms(200)));
+    }
+
+    #[test]
+    fn a_missing_primary_is_seen_once() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        let nobody = WorldView { servers: vec![standby(2, 1, 2), standby(3, 1, 2)] };
+        check.look(ms(1_000), &nobody, &mut findings);
+        assert_kept(&findings);
+        check.look(ms(1_100), &nobody, &mut findings);
+        check.look(ms(1_200), &nobody, &mut findings);
+        assert_broken(&findings, Invariant::I9, "0 servers could acknowledge");
+    }
+
+    #[test]
+    fn a_standby_on_another_timeline_is_seen() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        let mut diverged = good();
+        diverged.servers[1] = standby(2, 1, 1);
+        check.look(ms(2_000), &diverged, &mut findings);
+        assert_broken(&findings, Invariant::I9, "n2 is not on the timeline of n1");
+    }
+
+    #[test]
+    fn nothing_is_expected_while_faults_go_on() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        check.broken_again();
+        check.look(ms(9_000), &WorldView::default(), &mut findings);
+        assert_kept(&findings);
+    }
+}
