@@ -77,6 +77,8 @@ mod role;
 mod state;
 mod step;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use action::{Action, Verb};

@@ -1,0 +1,278 @@
+//! What a member does to its own Postgres.
+
+use std::sync::Arc;
+
+use super::fixtures::*;
+use crate::control::{Command, Mode, VacateReason};
+use crate::env::{Armed, Observation, Outcome, Process, Side, StartAs, StopHow};
+use crate::ha::{Action, Event, Finished, HeartbeatAnswer, RaftView, Role, Verb};
+use crate::ids::{Epoch, NodeId, Term};
+
+fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
+    let view = RaftView { term: Term(1), leader: Some(NodeId(leader)), ..RaftView::default() };
+    bench.step(ms, Event::Raft(view));
+}
+
+fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) {
+    let answer =
+        HeartbeatAnswer { leader: Some(NodeId(2)), renewed: Some(Epoch(epoch)), lease_ms: 2_000 };
+    let event = Event::HeartbeatAnswered { to: NodeId(2), sent: at(sent_ms), answer: Some(answer) };
+    bench.step(now_ms, event);
+}
+
+fn arm_as_asked(bench: &mut Bench, ms: u64) {
+    let asked = bench.actions.iter().rev().find_map(|action| match action {
+        Action::ArmGuard { epoch, deadline, .. } => Some((*epoch, *deadline)),
+        _ => None,
+    });
+    let (epoch, deadline) = asked.expect("the guard is armed at every renewal");
+    bench.step(ms, Event::GuardArmed { epoch, deadline, ok: true });
+}
+
+fn finish(bench: &mut Bench, ms: u64) {
+    let id = bench.actions.iter().rev().find_map(|action| match action {
+        Action::Postgres { id, .. } => Some(*id),
+        _ => None,
+    });
+    let id = id.expect("a verb is under way");
+    bench.step(ms, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+}
+
+/// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
+fn leased_primary(sent_ms: u64) -> Bench {
+    let control = with_primary(3, Mode::Async);
+    let seen = primary(&control, 100);
+    let mut bench = Bench::new(1, control);
+    hears_leader(&mut bench, sent_ms, 2);
+    granted(&mut bench, sent_ms, sent_ms + 5, 1);
+    arm_as_asked(&mut bench, sent_ms + 6);
+    bench.actions.clear();
+    bench.sees(sent_ms + 10, seen);
+    bench
+}
+
+#[test]
+fn a_holder_without_a_lease_promotes_nothing() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let mut bench = Bench::new(2, control);
+    bench.sees(10, standby(100));
+    assert_eq!(bench.verbs(), []);
+    assert_eq!(bench.core.role(), Role::Preparing);
+}
+
+#[test]
+fn a_lease_counts_only_once_the_guard_is_armed() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let target = control.sync.target().cloned().expect("a target");
+    let mut bench = Bench::new(2, control);
+    hears_leader(&mut bench, 0, 3);
+    granted(&mut bench, 5, 10, 2);
+    bench.sees(20, standby(100));
+    assert!(!bench.actions.iter().any(|a| matches!(a, Action::Postgres { .. })), "not armed yet");
+    arm_as_asked(&mut bench, 30);
+    assert_eq!(bench.verbs(), [Verb::Promote(target)]);
+}
+
+#[test]
+fn a_guard_that_is_gone_gives_no_lease() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let mut bench = Bench::new(2, control);
+    granted(&mut bench, 5, 10, 2);
+    let deadline = at(1_900);
+    bench.step(11, Event::GuardArmed { epoch: Epoch(2), deadline, ok: false });
+    bench.sees(20, standby(100));
+    assert_eq!(bench.verbs(), []);
+}
+
+#[test]
+fn a_lease_runs_from_before_the_request_was_sent() {
+    let bench = leased_primary(1_000);
+    assert_eq!(bench.core.lease().expect("a lease").until, at(3_000));
+}
+
+#[test]
+fn a_primary_is_fenced_before_its_lease_ends_even_in_the_middle_of_a_verb() {
+    let mut bench = leased_primary(1_000);
+    bench.actions.clear();
+    bench.step(2_790, Event::Wake);
+    assert!(!bench.verbs().contains(&Verb::Stop(StopHow::Immediate)));
+    bench.step(2_801, Event::Wake);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    assert_eq!(bench.core.role(), Role::Fencing);
+}
+
+#[test]
+fn a_primary_whose_primacy_has_passed_on_is_fenced_at_once() {
+    let mut bench = leased_primary(1_000);
+    bench.actions.clear();
+    bench.step(1_100, Event::Control(Arc::new(vacated(3, Mode::Async))));
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+#[test]
+fn a_fenced_primary_disarms_its_guard_only_when_it_is_seen_down() {
+    let mut bench = leased_primary(1_000);
+    bench.step(2_801, Event::Wake);
+    finish(&mut bench, 2_900);
+    bench.actions.clear();
+    let down = Observation {
+        process: Process::Down { clean: false },
+        side: Side::Primary,
+        flushed: None,
+        ..standby(100)
+    };
+    bench.sees(2_950, down);
+    assert!(bench.actions.contains(&Action::DisarmGuard { epoch: Epoch(1) }));
+}
+
+#[test]
+fn a_restarted_manager_keeps_the_lease_that_its_guard_kept() {
+    let control = with_primary(3, Mode::Async);
+    let seen = primary(&control, 100);
+    let mut bench = Bench::new(1, control);
+    let armed = Armed { epoch: Epoch(1), deadline: at(1_500) };
+    bench.step(5, Event::Started { armed: Some(armed) });
+    bench.sees(10, seen);
+    assert_eq!(bench.verbs(), []);
+    assert_eq!(bench.core.role(), Role::Primary);
+}
+
+#[test]
+fn a_restarted_manager_without_a_lease_fences_what_it_finds_running() {
+    let control = with_primary(3, Mode::Async);
+    let seen = primary(&control, 100);
+    let mut bench = Bench::new(1, control);
+    bench.sees(10, seen);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+#[test]
+fn a_standby_detaches_before_it_reports_a_vacancy() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    hears_leader(&mut bench, 1, 3);
+    bench.sees(10, streaming_from(1, 1, 100));
+    finish(&mut bench, 12); // The follow that a restarted manager repeats.
+    bench.sees(15, streaming_from(1, 1, 100));
+    bench.actions.clear();
+    bench.step(100, Event::Control(Arc::new(vacated(3, Mode::Async))));
+    bench.sees(110, streaming_from(1, 1, 120));
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+    assert_eq!(bench.verbs(), [Verb::Detach]);
+    let id = crate::ids::ActionId(2);
+    bench.step(120, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    bench.sees(130, standby(140));
+    let promised = bench.reports().into_iter().find(|r| r.detached == Some(Epoch(1)));
+    assert_eq!(promised.expect("a report").position, Some(position(1, 140)));
+}
+
+#[test]
+fn a_directory_that_only_a_recovery_can_measure_is_recovered_before_it_reports() {
+    let mut bench = Bench::new(2, vacated(3, Mode::Async));
+    let crashed =
+        Observation { process: Process::Down { clean: false }, flushed: None, ..standby(0) };
+    bench.sees(10, crashed);
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+    assert_eq!(bench.verbs(), [Verb::Start(StartAs::Standby)]);
+}
+
+#[test]
+fn nobody_follows_a_primary_whose_switch_point_is_not_recorded() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let mut bench = Bench::new(3, control);
+    bench.sees(10, standby(100));
+    assert_eq!(bench.verbs(), []);
+}
+
+#[test]
+fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
+    do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
+    let mut bench = Bench::new(1, control);
+    bench.sees(10, Observation { flushed: Some(crate::ids::Lsn(160)), ..standby(160) });
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
+    let id = crate::ids::ActionId(1);
+    bench.step(20, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    let down = Observation { process: Process::Down { clean: true }, ..standby(160) };
+    bench.sees(30, down);
+    assert!(matches!(bench.verbs()[..], [Verb::Rewind(_)]));
+}
+
+#[test]
+fn a_database_of_another_cluster_is_left_alone() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    let foreign = Observation {
+        system: Some(crate::ids::SystemId(5)),
+        history: vec![birth(1, 0, 0)],
+        ..standby(9)
+    };
+    bench.sees(10, foreign);
+    assert_eq!(bench.verbs(), []);
+    assert!(bench.core.explain().expect("a reason").contains("another cluster"));
+}
+
+#[test]
+fn clients_wait_until_the_standbys_have_the_recovered_tail() {
+    let control = with_primary(3, Mode::QuorumSync);
+    let closed = Observation { admits: false, ..primary(&control, 500) };
+    let mut bench = Bench::new(1, control);
+    granted(&mut bench, 5, 10, 1);
+    arm_as_asked(&mut bench, 11);
+    bench.actions.clear();
+    bench.sees(20, closed.clone());
+    assert_eq!(bench.verbs(), []);
+    let stream =
+        crate::env::StreamState { node: NodeId(2), epoch: Epoch(1), flushed: crate::ids::Lsn(499) };
+    bench.sees(220, Observation { streams: vec![stream], ..closed.clone() });
+    assert_eq!(bench.verbs(), []);
+    let stream = crate::env::StreamState { flushed: crate::ids::Lsn(500), ..stream };
+    bench.sees(420, Observation { streams: vec![stream], ..closed });
+    assert_eq!(bench.verbs(), [Verb::Admit]);
+}
+
+#[test]
+fn a_crashed_primary_is_restarted_in_place_and_gives_up_when_it_crashes_again_and_again() {
+    let control = with_primary(3, Mode::Async);
+    let down = Observation {
+        process: Process::Down { clean: false },
+        flushed: None,
+        ..primary(&control, 100)
+    };
+    let mut bench = leased_primary(1_000);
+    for round in 0..3 {
+        let ms = 1_300 + round * 300;
+        bench.actions.clear();
+        bench.sees(ms, down.clone());
+        assert!(
+            matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]),
+            "round {round}"
+        );
+        let id = crate::ids::ActionId(round + 1);
+        bench.step(ms + 50, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+        bench.sees(ms + 60, primary(&control, 100));
+    }
+    bench.actions.clear();
+    bench.sees(2_300, down);
+    assert!(matches!(
+        bench.commands()[..],
+        [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
+    ));
+}
+
+fn elect_second(control: &mut crate::control::ControlState) {
+    let reports = [(NodeId(2), Some(position(1, 100)))].into();
+    let elect = Command::Elect {
+        after: Epoch(1),
+        holder: NodeId(2),
+        sync: sync_names(control, 2, &[1, 3]),
+        sync_version: control.sync.version,
+        reports,
+        clearance: crate::control::Clearance::LeaseOver,
+    };
+    do_it(control, &elect);
+}

@@ -1,0 +1,69 @@
+//! What the coordinator concludes from who is silent.
+
+use super::fixtures::*;
+use crate::control::{Command, ControlState, Mode, VacateReason};
+use crate::ha::coordinator::Coordinator;
+use crate::ha::lease::LeaseLedger;
+use crate::ha::{ReceiverReport, Report};
+use crate::ids::{Epoch, NodeId, Term};
+use crate::sabotage::Sabotage;
+use std::time::Duration;
+
+fn follower(node: u64, silent_ms: u64) -> Report {
+    let receiver = ReceiverReport { upstream: NodeId(1), epoch: Epoch(1), silent_ms };
+    Report { detached: None, receiver: Some(receiver), ..detached(node, 100) }
+}
+
+fn judged(control: &ControlState, holder_heard_ms: u64, silent_ms: u64) -> Option<Command> {
+    let mut coordinator = Coordinator::new(Term(1), at(0), control);
+    let mut holder = detached(1, 100);
+    holder.detached = None;
+    holder.sync = control.sync.target().cloned().expect("a target");
+    coordinator.on_report(holder, control, at(holder_heard_ms));
+    for node in [2, 3] {
+        coordinator.on_report(follower(node, silent_ms), control, at(5_000));
+    }
+    coordinator.next_command(at(5_000), control, Sabotage::NONE)
+}
+
+fn vacates(command: Option<&Command>) -> bool {
+    matches!(command, Some(Command::Vacate { epoch: Epoch(1), why: VacateReason::Silent }))
+}
+
+#[test]
+fn a_failover_needs_two_signals() {
+    let control = with_primary(3, Mode::Async);
+    assert!(!vacates(judged(&control, 4_900, 10).as_ref()), "both are heard");
+    assert!(!vacates(judged(&control, 4_900, 9_000).as_ref()), "the manager is heard");
+    assert!(!vacates(judged(&control, 4_000, 10).as_ref()), "a standby hears its Postgres");
+    assert!(vacates(judged(&control, 4_000, 900).as_ref()), "nobody hears anything");
+    assert!(vacates(judged(&control, 1_000, 10).as_ref()), "its lease is over for certain");
+}
+
+#[test]
+fn maintenance_forbids_a_failover() {
+    let mut control = with_primary(3, Mode::Async);
+    control.settings.paused = true;
+    assert!(!vacates(judged(&control, 1_000, 9_000).as_ref()));
+}
+
+#[test]
+fn a_leader_waits_for_leases_that_it_did_not_grant() {
+    let wait = Duration::from_millis(2_020);
+    let mut ledger = LeaseLedger::new(at(1_000));
+    assert_eq!(ledger.clear_at(Epoch(1), wait, Sabotage::NONE), at(3_020));
+    ledger.renewal_confirmed(at(1_500));
+    assert_eq!(ledger.clear_at(Epoch(1), wait, Sabotage::NONE), at(3_520));
+}
+
+#[test]
+fn an_epoch_that_was_given_here_and_never_renewed_needs_no_wait() {
+    let wait = Duration::from_millis(2_020);
+    let mut ledger = LeaseLedger::new(at(1_000));
+    ledger.renewal_confirmed(at(1_500));
+    ledger.epoch_given(Epoch(2));
+    assert_eq!(ledger.clear_at(Epoch(2), wait, Sabotage::NONE), at(1_000));
+    ledger.renewal_confirmed(at(1_800));
+    assert_eq!(ledger.clear_at(Epoch(2), wait, Sabotage::NONE), at(3_820));
+    assert_eq!(ledger.clear_at(Epoch(1), wait, Sabotage::NONE), at(3_820), "never too early");
+}

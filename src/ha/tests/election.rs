@@ -1,0 +1,173 @@
+//! Who is elected, and what stands in the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::fixtures::*;
+use crate::control::{Clearance, Command, ControlState, Mode, Order};
+use crate::ha::Report;
+use crate::ha::election::{Ballot, Obstacle};
+use crate::ids::{CommandId, NodeId, WalPosition};
+use crate::sabotage::Sabotage;
+
+struct Given {
+    control: ControlState,
+    reports: Vec<Report>,
+    now_ms: u64,
+    lease_clear_ms: u64,
+    primary_position: Option<WalPosition>,
+}
+
+impl Given {
+    fn after_a_failure(nodes: u64, mode: Mode, reports: Vec<Report>) -> Self {
+        let control = vacated(nodes, mode);
+        Self { control, reports, now_ms: 5_000, lease_clear_ms: 4_000, primary_position: None }
+    }
+
+    fn decide(&self) -> Result<Command, Obstacle> {
+        let alive: BTreeMap<NodeId, Report> =
+            self.reports.iter().map(|report| (report.node, report.clone())).collect();
+        let ballot = Ballot {
+            now: at(self.now_ms),
+            control: &self.control,
+            alive: &alive,
+            vacant_since: at(1_000),
+            lease_clear_at: at(self.lease_clear_ms),
+            primary_position: self.primary_position,
+            failed: &BTreeSet::new(),
+            sabotage: Sabotage::NONE,
+        };
+        ballot.decide()
+    }
+
+    fn elected(&self) -> (NodeId, Clearance) {
+        match self.decide() {
+            Ok(Command::Elect { holder, clearance, .. }) => (holder, clearance),
+            other => panic!("nobody was elected: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_most_advanced_is_elected_whatever_its_priority() {
+    let mut given =
+        Given::after_a_failure(3, Mode::Async, vec![detached(2, 100), detached(3, 101)]);
+    given.control.members.get_mut(&NodeId(2)).expect("a member").priority = 9;
+    assert_eq!(given.elected(), (NodeId(3), Clearance::LeaseOver));
+    given.reports = vec![detached(2, 101), detached(3, 101)];
+    assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn a_later_birth_outranks_more_bytes() {
+    let mut newer = detached(2, 50);
+    newer.position = Some(position(2, 50));
+    let given = Given::after_a_failure(3, Mode::Async, vec![newer, detached(3, 900)]);
+    assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn async_waits_for_the_lease_and_quorum_sync_does_not() {
+    let reports = vec![detached(2, 100), detached(3, 100)];
+    let mut given = Given::after_a_failure(3, Mode::Async, reports.clone());
+    given.lease_clear_ms = 6_000;
+    assert_eq!(given.decide(), Err(Obstacle::LeaseUntil(at(6_000))));
+    let mut given = Given::after_a_failure(3, Mode::QuorumSync, reports);
+    given.lease_clear_ms = 6_000;
+    assert_eq!(given.elected().1, Clearance::Quorum);
+}
+
+#[test]
+fn a_former_holder_that_was_seen_to_end_frees_the_way_at_once() {
+    let reports = vec![detached(1, 100), detached(2, 100), detached(3, 90)];
+    let mut given = Given::after_a_failure(3, Mode::Async, reports);
+    given.lease_clear_ms = 60_000;
+    assert_eq!(given.elected().1, Clearance::Stopped);
+}
+
+#[test]
+fn quorum_sync_counts_reports_against_every_recorded_configuration() {
+    let given = Given::after_a_failure(3, Mode::QuorumSync, vec![detached(2, 100)]);
+    assert!(matches!(given.decide(), Err(Obstacle::Evidence(_))));
+    let five = Given::after_a_failure(
+        5,
+        Mode::QuorumSync,
+        vec![detached(2, 100), detached(3, 100), detached(4, 120)],
+    );
+    assert_eq!(five.elected().0, NodeId(4));
+    let two_of_five =
+        Given::after_a_failure(5, Mode::QuorumSync, vec![detached(2, 100), detached(4, 120)]);
+    assert!(matches!(two_of_five.decide(), Err(Obstacle::Evidence(_))));
+}
+
+#[test]
+fn a_member_without_data_proves_nothing() {
+    let mut empty = detached(3, 0);
+    empty.has_data = false;
+    empty.position = None;
+    let given = Given::after_a_failure(3, Mode::QuorumSync, vec![detached(2, 100), empty]);
+    assert!(matches!(given.decide(), Err(Obstacle::Evidence(_))));
+}
+
+#[test]
+fn too_much_loss_is_refused_with_the_numbers_in_the_sentence() {
+    let mut given = Given::after_a_failure(3, Mode::Async, vec![detached(2, 100)]);
+    given.primary_position = Some(position(1, 100 + (2 << 20)));
+    let refusal = given.decide().expect_err("too far behind").to_string();
+    assert!(refusal.contains("2097152 bytes behind, max_lag is 1048576"), "{refusal}");
+    let order = Order::Failover { to: Some(NodeId(2)), accept_data_loss: true };
+    do_it(&mut given.control, &Command::Operate { id: CommandId(1), order });
+    assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn the_living_are_waited_for_and_not_for_ever() {
+    let mut late = detached(3, 500);
+    late.detached = None;
+    let mut given = Given::after_a_failure(3, Mode::Async, vec![detached(2, 100), late]);
+    given.now_ms = 1_300;
+    given.lease_clear_ms = 1_000;
+    assert_eq!(given.decide(), Err(Obstacle::AwaitingReports([NodeId(3)].into())));
+    given.now_ms = 1_700;
+    assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn nobody_is_elected_in_maintenance_unless_somebody_asked() {
+    let mut given = Given::after_a_failure(3, Mode::Async, vec![detached(2, 100)]);
+    given.control.settings.paused = true;
+    assert_eq!(given.decide(), Err(Obstacle::Paused));
+    let order = Order::Failover { to: None, accept_data_loss: false };
+    do_it(&mut given.control, &Command::Operate { id: CommandId(1), order });
+    assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn a_tagged_member_is_never_chosen_and_never_a_yardstick() {
+    let mut given =
+        Given::after_a_failure(3, Mode::Async, vec![detached(2, 900), detached(3, 100)]);
+    given.control.members.get_mut(&NodeId(2)).expect("a member").no_failover = true;
+    assert_eq!(given.elected().0, NodeId(3));
+}
+
+#[test]
+fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
+    let empty = |node| {
+        let mut report = detached(node, 0);
+        report.has_data = false;
+        report.position = None;
+        report.birth = None;
+        report
+    };
+    let mut given = Given {
+        control: founded(3, Mode::Async),
+        reports: vec![empty(1), empty(2)],
+        now_ms: 0,
+        lease_clear_ms: 0,
+        primary_position: None,
+    };
+    assert_eq!(given.decide(), Err(Obstacle::GenesisAwaits([NodeId(3)].into())));
+    given.reports.push(empty(3));
+    assert_eq!(given.elected().0, NodeId(1));
+    given.reports[1].has_data = true;
+    assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
+}
