@@ -106,6 +106,7 @@ pub async fn run<E: NodeEnv>(
         heartbeat_ms: config.raft_heartbeat_ms,
         election_min_ms: config.raft_election_ms.0,
         election_max_ms: config.raft_election_ms.1,
+        observer: observer.clone(),
     };
     let raft = RaftHandle::open(&env, options).await?;
     let (inbox, mut events) = mpsc::channel(INBOX_MAX);

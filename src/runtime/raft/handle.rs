@@ -17,8 +17,8 @@ use crate::control::{self, Applied, Command, ControlState};
 use crate::env::{Entropy, Env};
 use crate::ha::RaftView;
 use crate::ids::{Incarnation, NodeId, Term};
-use crate::runtime::NodeEnv;
 use crate::runtime::wire::{Request, Response};
+use crate::runtime::{NodeEnv, Observer, Unobserved};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::error::OpenError;
@@ -59,6 +59,8 @@ pub struct RaftOptions {
     pub election_min_ms: u64,
     /// A follower that heard nothing for this long does.
     pub election_max_ms: u64,
+    /// Sees what is applied.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl RaftOptions {
@@ -72,6 +74,7 @@ impl RaftOptions {
             heartbeat_ms: 100,
             election_min_ms: 250,
             election_max_ms: 500,
+            observer: Arc::new(Unobserved),
         }
     }
 
@@ -141,6 +144,7 @@ impl<E: NodeEnv> RaftHandle<E> {
         let (store, resumed) = Store::open(env.disk(), owner, options.sabotage).await?;
         let incarnation = store.incarnation();
         let (machine, control) = Machine::new(store.clone(), resumed, options.sabotage);
+        let machine = machine.observed_by(options.observer.clone());
         let connector = Connector::<E> {
             network: env.network().clone(),
             node: options.node,

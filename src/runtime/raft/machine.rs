@@ -13,6 +13,7 @@ use openraft_rt::{AsyncRuntime, WatchSender};
 
 use crate::control::{self, Applied, ControlState};
 use crate::env::Disk;
+use crate::runtime::{Observer, Unobserved};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::store::{Progress, Resumed, Store};
@@ -27,6 +28,7 @@ pub struct Machine<D: Disk> {
     control: Arc<ControlState>,
     published: watch::Sender<Arc<ControlState>>,
     sabotage: Sabotage,
+    observer: Arc<dyn Observer>,
 }
 
 /// One moment of the state machine, to be turned into a snapshot.
@@ -45,7 +47,16 @@ impl<D: Disk> Machine<D> {
     ) -> (Self, watch::Receiver<Arc<ControlState>>) {
         let control = Arc::new(resumed.control);
         let (published, receiver) = watch::channel(control.clone());
-        (Self { store, progress: resumed.progress, control, published, sabotage }, receiver)
+        let observer = Arc::new(Unobserved);
+        let progress = resumed.progress;
+        (Self { store, progress, control, published, sabotage, observer }, receiver)
+    }
+
+    /// Lets somebody see what is applied.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
     }
 
     fn moment(&self) -> Moment {
@@ -88,7 +99,11 @@ impl<D: Disk, Rt: AsyncRuntime + Send + Sync> RaftStateMachine<TypeConfig<Rt>> f
             progress.last_applied = Some(entry.log_id);
             let applied = match entry.payload {
                 EntryPayload::Blank => Applied::Done,
-                EntryPayload::Normal(command) => control.apply(&command, self.sabotage),
+                EntryPayload::Normal(command) => {
+                    let applied = control.apply(&command, self.sabotage);
+                    self.observer.applied(entry.log_id.index, &command, &applied);
+                    applied
+                }
                 EntryPayload::Membership(membership) => {
                     progress.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Applied::Done
