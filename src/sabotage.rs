@@ -3,10 +3,25 @@
 //! Each names a rule and breaks it. They exist only where the `sim` feature is compiled in; in a
 //! production build [`Sabotage::is`] is the constant `false` and every switch vanishes.
 
-/// A rule to break. The documentation of each names the rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the name is the documentation; docs/safety.md has the table")]
-pub enum Saboteur {
+/// Declares the rules, and the list of all of them, in one place.
+macro_rules! saboteurs {
+    ($($name:ident),+ $(,)?) => {
+        /// A rule to break. The documentation of each names the rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "the name is the documentation; docs/safety.md has the table")]
+        pub enum Saboteur {
+            $($name),+
+        }
+
+        #[cfg(feature = "sim")]
+        impl Saboteur {
+            /// Every rule that can be broken.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+saboteurs! {
     SkipLeaseWait,
     CountLeaseFromReply,
     RenewWithoutReadIndex,

@@ -1,0 +1,410 @@
+//! Everything that can happen to a cluster: one closed list.
+//!
+//! It says what happens, never when or how: the plan has the times, the world has the means.
+
+use std::fmt;
+use std::time::Duration;
+
+use pg_replica::control::Mode;
+use pg_replica::ids::NodeId;
+
+use super::target::{Side, Target};
+use super::text::write_duration;
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Some places cannot reach others.
+    Partition {
+        /// Who is cut from whom.
+        shape: Shape,
+        /// What the cut stops.
+        ports: Ports,
+    },
+    /// Links misbehave without being cut.
+    Link {
+        /// Which.
+        links: Links,
+        /// How.
+        flaw: LinkFlaw,
+    },
+    /// A process ends without a word. Comes back after the event's `for`, where it has one; a
+    /// Postgres comes back when its manager starts it.
+    Crash {
+        /// Which process.
+        process: Process,
+        /// Whose.
+        target: Target,
+    },
+    /// A process ends again and again, and comes back each time half a period later.
+    CrashLoop {
+        /// Which process.
+        process: Process,
+        /// Whose.
+        target: Target,
+        /// How often.
+        period: Duration,
+    },
+    /// A process stops running and later goes on as if nothing had been.
+    Pause {
+        /// Which process.
+        process: Process,
+        /// Whose.
+        target: Target,
+        /// The monotonic clock stands still as well, as under a hypervisor's pause.
+        with_clock: bool,
+    },
+    /// The machine loses its power: what was not synced is gone, the last write may be torn.
+    PowerLoss {
+        /// Whose machine.
+        target: Target,
+    },
+    /// The machine is gone for ever. After the event's `for`, an empty one with a new number is
+    /// admitted by the operator and the old number is removed.
+    ReplaceMachine {
+        /// Whose machine.
+        target: Target,
+        /// The new machine's number.
+        node: NodeId,
+    },
+    /// The monotonic clock runs fast or slow.
+    ClockRate {
+        /// Whose.
+        target: Target,
+        /// Parts per million; negative is slow.
+        ppm: i64,
+    },
+    /// The wall clock is set.
+    ClockJump {
+        /// Whose.
+        target: Target,
+        /// By how much, in milliseconds.
+        by_ms: i64,
+    },
+    /// The disk of the member's own store misbehaves.
+    Disk {
+        /// Whose.
+        target: Target,
+        /// How.
+        flaw: DiskFlaw,
+    },
+    /// Postgres misbehaves.
+    Postgres {
+        /// Whose.
+        target: Target,
+        /// How.
+        flaw: PostgresFlaw,
+    },
+    /// An operator asks for something.
+    Order {
+        /// What.
+        order: Order,
+        /// How it has to end.
+        answer: Answer,
+        /// How many times the same order is sent.
+        times: u32,
+    },
+}
+
+/// Who is cut from whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// The members fall into two halves, drawn; the clients too.
+    Halves,
+    /// A minority, drawn, with its share of the clients, is cut from the rest.
+    Minority,
+    /// These, each alone or as named together, with so many clients, are cut from everybody else.
+    Isolate {
+        /// Who.
+        target: Target,
+        /// How many clients stay with them.
+        clients: u32,
+    },
+    /// Every member sees a majority, and no two see the same one.
+    MajoritiesRing,
+    /// What `from` sends does not reach `to`; the way back works.
+    OneWay {
+        /// The sender.
+        from: Target,
+        /// The receiver.
+        to: Target,
+    },
+    /// Cut from every other member, while every client still gets through.
+    PeersOnly {
+        /// Who.
+        target: Target,
+    },
+    /// As written.
+    Sides(Vec<Side>),
+}
+
+/// What a cut stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ports {
+    /// Everything.
+    All,
+    /// What managers say to each other.
+    Node,
+    /// Streaming and clients.
+    Postgres,
+}
+
+/// Which links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Every link.
+    All,
+    /// From and to these.
+    Of(Target),
+    /// One direction.
+    OneWay {
+        /// The sender.
+        from: Target,
+        /// The receiver.
+        to: Target,
+    },
+}
+
+/// How a link misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkFlaw {
+    /// Messages vanish.
+    Loss {
+        /// How many of a hundred.
+        percent: u32,
+    },
+    /// Messages are late.
+    Delay {
+        /// At most by so much; each by a time of its own.
+        delay: Duration,
+    },
+    /// Messages arrive twice.
+    Duplicate {
+        /// How many of a hundred.
+        percent: u32,
+    },
+    /// Messages overtake each other.
+    Reorder {
+        /// How many of a hundred are held back.
+        percent: u32,
+    },
+}
+
+/// A process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Process {
+    /// `pg_replica` itself.
+    Manager,
+    /// The database server.
+    Postgres,
+    /// The guard.
+    Guard,
+    /// Every process of the machine.
+    Host,
+}
+
+/// How a disk misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskFlaw {
+    /// Every write and sync takes so long.
+    Slow {
+        /// How long.
+        latency: Duration,
+    },
+    /// Writes and syncs wait until it heals.
+    Stall,
+    /// Writes fail for want of space.
+    Full,
+    /// The device reports errors.
+    Errors {
+        /// On writes.
+        writes: bool,
+        /// On syncs.
+        syncs: bool,
+    },
+}
+
+/// How Postgres misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PostgresFlaw {
+    /// The process exists and answers nobody.
+    Hang,
+    /// A planned stop takes very long.
+    SlowStop,
+    /// A planned stop never ends.
+    StopHangs,
+    /// A start takes very long.
+    SlowStart,
+    /// The walsenders send nothing while the connections stay.
+    WalsenderStuck,
+    /// A rewind fails.
+    RewindFails,
+    /// A clone fails half-way.
+    CloneFails,
+    /// The log that a standby would need is gone, once.
+    WalRecycled,
+    /// No space is left for the log: the server panics, and cannot start.
+    DiskFull,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Hand over without loss.
+    Switchover {
+        /// To whom.
+        to: Option<Target>,
+    },
+    /// Take primacy away.
+    Failover {
+        /// To whom.
+        to: Option<Target>,
+        /// Whatever it lacks.
+        accept_data_loss: bool,
+    },
+    /// No automatic failover.
+    Pause,
+    /// Automatic failover again.
+    Resume,
+    /// Admit a new machine.
+    Add {
+        /// Its number.
+        node: NodeId,
+        /// It keeps no data.
+        witness: bool,
+    },
+    /// Remove a member.
+    Remove {
+        /// Whom.
+        target: Target,
+    },
+    /// Change the mode.
+    SetMode(Mode),
+    /// Change the lease.
+    SetLease(Duration),
+    /// Change the bound on loss.
+    SetMaxLag(u64),
+    /// Change a member's tags.
+    Tag {
+        /// Whose.
+        target: Target,
+        /// Its priority.
+        priority: u32,
+        /// Whether automatic failover passes it over.
+        no_failover: bool,
+    },
+}
+
+/// How an order has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// Carried out, once.
+    Done,
+    /// Refused, with a reason.
+    Refused,
+    /// Either, or reported as unknown.
+    Any,
+}
+
+/// Two-way tables between a closed enum and its names in files.
+macro_rules! names {
+    ($type:ty, $what:literal: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            /// The name in files.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+        impl std::str::FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(format!(
+                        concat!("{:?} is no ", $what, "; there are {}"),
+                        text,
+                        [$($name),+].join(", ")
+                    )),
+                }
+            }
+        }
+    };
+}
+
+names!(Ports, "port": All = "all", Node = "node", Postgres = "postgres");
+names!(Process, "process": Manager = "manager", Postgres = "postgres", Guard = "guard", Host = "host");
+names!(Answer, "answer": Done = "done", Refused = "refused", Any = "any");
+names!(
+    PostgresFlaw, "flaw": Hang = "postgres-hang", SlowStop = "postgres-slow-stop",
+    StopHangs = "postgres-stop-hangs", SlowStart = "postgres-slow-start",
+    WalsenderStuck = "walsender-stuck", RewindFails = "rewind-fails", CloneFails = "clone-fails",
+    WalRecycled = "wal-recycled", DiskFull = "postgres-disk-full",
+);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition { shape, ports: Ports::All } => write!(f, "partition {shape}"),
+            Self::Partition { shape, ports } => {
+                write!(f, "partition of {} {shape}", ports.name())
+            }
+            Self::Link { links, flaw } => write!(f, "{flaw} on {links}"),
+            Self::Crash { process, target } => write!(f, "crash {} of {target}", process.name()),
+            Self::CrashLoop { process, target, period } => {
+                write!(f, "crash {} of {target} every {}", process.name(), write_duration(*period))
+            }
+            Self::Pause { process, target, with_clock } => {
+                let clock = if *with_clock { " with its clock" } else { "" };
+                write!(f, "freeze {} of {target}{clock}", process.name())
+            }
+            Self::PowerLoss { target } => write!(f, "power loss of {target}"),
+            Self::ReplaceMachine { target, node } => {
+                write!(f, "replace the machine of {target} by {node}")
+            }
+            Self::ClockRate { target, ppm } => write!(f, "clock of {target} off by {ppm} ppm"),
+            Self::ClockJump { target, by_ms } => write!(f, "wall clock of {target} {by_ms:+} ms"),
+            Self::Disk { target, flaw } => write!(f, "disk of {target}: {flaw:?}"),
+            Self::Postgres { target, flaw } => write!(f, "{} at {target}", flaw.name()),
+            Self::Order { order, .. } => write!(f, "order {order:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Halves => f.write_str("into halves"),
+            Self::Minority => f.write_str("of a minority"),
+            Self::Isolate { target, clients } => write!(f, "around {target} + {clients} clients"),
+            Self::MajoritiesRing => f.write_str("into a ring of majorities"),
+            Self::OneWay { from, to } => write!(f, "from {from} to {to}, one way"),
+            Self::PeersOnly { target } => write!(f, "of {target} from its peers only"),
+            Self::Sides(sides) => {
+                let sides: Vec<String> = sides.iter().map(ToString::to_string).collect();
+                write!(f, "{}", sides.join(" | "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("every link"),
+            Self::Of(target) => write!(f, "the links of {target}"),
+            Self::OneWay { from, to } => write!(f, "the way from {from} to {to}"),
+        }
+    }
+}
+
+impl fmt::Display for LinkFlaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loss { percent } => write!(f, "{percent}% loss"),
+            Self::Delay { delay } => write!(f, "delay up to {}", write_duration(*delay)),
+            Self::Duplicate { percent } => write!(f, "{percent}% duplicates"),
+            Self::Reorder { percent } => write!(f, "{percent}% out of order"),
+        }
+    }
+}

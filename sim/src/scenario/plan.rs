@@ -1,0 +1,186 @@
+//! A plan: one run, spelled out. What shrinking, the corpus and replays work on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use pg_replica::control::{Mode, Timing};
+use pg_replica::ids::NodeId;
+use pg_replica::sabotage::Saboteur;
+
+use super::fault::Fault;
+use super::write::plan_table;
+
+/// The version of the format that this program writes, and the newest that it reads.
+pub const FORMAT: u64 = 1;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The scenario's or the profile's name.
+    pub name: String,
+    /// What the run proves.
+    pub claim: String,
+    /// Every random choice that the plan leaves open follows from it.
+    pub seed: u64,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The clients.
+    pub workload: Workload,
+    /// What happens, in order of time.
+    pub events: Vec<PlanEvent>,
+    /// When the faults are over: everything heals then.
+    pub duration: Duration,
+    /// What must come of it.
+    pub expect: Expect,
+    /// The rule that this run breaks, to prove a check.
+    pub sabotage: Option<Saboteur>,
+}
+
+/// The cluster that a run begins with. Members are numbered from one, witnesses last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Members that keep data.
+    pub nodes: u64,
+    /// Members that only vote.
+    pub witnesses: u64,
+    /// When commits are acknowledged.
+    pub mode: Mode,
+    /// Whether the commit fence is loaded into Postgres.
+    pub commit_fence: bool,
+    /// The durations.
+    pub timing: Timing,
+    /// The bound on loss.
+    pub max_lag_bytes: u64,
+    /// Priorities other than the usual one.
+    pub priorities: BTreeMap<NodeId, u32>,
+    /// Members that automatic failover passes over.
+    pub no_failover: BTreeSet<NodeId>,
+}
+
+/// The clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Clients that write rows.
+    pub writers: u32,
+    /// Clients that read them.
+    pub readers: u32,
+    /// How many of the writers hold on to the server that they know for as long as it answers.
+    pub stale: u32,
+    /// How long a client waits between two transactions.
+    pub think: Duration,
+}
+
+/// Something at its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanEvent {
+    /// When, in true time since the clients began.
+    pub at: Duration,
+    /// What.
+    pub fault: Fault,
+    /// For how long; `None` is until the end, where that has a meaning.
+    pub lasts: Option<Duration>,
+}
+
+/// What must come of a run, beyond the invariants, which always hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expect {
+    /// After the first event, clients never wait longer than this for a commit somewhere.
+    pub writable_within: Option<Duration>,
+    /// Once everything has healed, a commit is acknowledged within this time.
+    pub writable_after: Option<Duration>,
+    /// In these spans nothing is acknowledged.
+    pub silent: Vec<(Duration, Duration)>,
+    /// At most so many acknowledged rows are missing in the end.
+    pub lost_acknowledged: Option<u64>,
+    /// Two servers acknowledging at a time is reported and not a violation: a cell of the
+    /// guarantee that is a dash.
+    pub overlap_reported: bool,
+    /// Who is primary in the end.
+    pub primary: Option<EndPrimary>,
+    /// How many primacies were given after the first.
+    pub failovers: Option<Bounds>,
+    /// How many rewinds were done.
+    pub rewinds: Option<Bounds>,
+    /// How many clones were made after the first.
+    pub clones: Option<Bounds>,
+    /// Rare states that must have been reached.
+    pub sometimes: BTreeSet<String>,
+    /// The run must violate this invariant, and no other outcome will do.
+    pub violation: Option<String>,
+}
+
+/// Who is primary in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndPrimary {
+    /// Who was in the beginning.
+    Same,
+    /// Anybody else.
+    Other,
+    /// This one.
+    Node(NodeId),
+}
+
+/// From here to there, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The least.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
+impl Bounds {
+    /// Whether `number` lies within.
+    #[must_use]
+    pub fn holds(self, number: u64) -> bool {
+        (self.least..=self.most).contains(&number)
+    }
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.least == self.most {
+            write!(f, "{}", self.least)
+        } else {
+            write!(f, "{}..{}", self.least, self.most)
+        }
+    }
+}
+
+impl Cluster {
+    /// Every member's number.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        (1..=self.nodes + self.witnesses).map(NodeId)
+    }
+
+    /// Whether this member keeps data.
+    #[must_use]
+    pub fn keeps_data(&self, node: NodeId) -> bool {
+        (1..=self.nodes).contains(&node.0)
+    }
+}
+
+impl Plan {
+    /// The plan as a file that reads back as the same plan.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&plan_table(self, true)).expect("a table of plain values is written")
+    }
+
+    /// A number for what is planned, whatever the seed: the same on every machine.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let text =
+            toml::to_string(&plan_table(self, false)).expect("a table of plain values is written");
+        fnv1a(text.as_bytes())
+    }
+}
+
+/// FNV-1a: stable across versions and machines, which the standard library's hasher is not.
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
