@@ -1,0 +1,229 @@
+//! What the clients remember: every write with its true times, and what follows from it.
+//!
+//! It is the other side of the oracle's view: the oracle sees what servers answered, this sees what
+//! arrived. Outages are measured here, because an outage is what clients notice.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+
+use crate::witness::Row;
+
+/// How a write ended for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told COMMIT.
+    Acknowledged,
+    /// It was told that nothing was written.
+    Refused,
+    /// It was told nothing.
+    Unknown,
+}
+
+/// A write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What.
+    pub row: Row,
+    /// Where.
+    pub server: NodeId,
+    /// When it was sent.
+    pub invoked: Duration,
+    /// When it was answered or given up.
+    pub ended_at: Duration,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// A span of true time without a single acknowledged write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last acknowledgement before it.
+    pub from: Duration,
+    /// The first one after it.
+    pub to: Duration,
+}
+
+impl Gap {
+    /// How long it was.
+    #[must_use]
+    pub fn length(self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+}
+
+/// Every write of every client, in the order in which they ended.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+    reads: u64,
+    /// The server that acknowledged last, and since when it has been the only one.
+    serving: Option<(NodeId, Duration)>,
+    stale_attempts: u64,
+}
+
+impl History {
+    /// Every write.
+    #[must_use]
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// How many reads were answered.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads
+    }
+
+    /// How many writes were sent on a connection that is older than another server's service: the
+    /// client had kept the connection to a former primary.
+    #[must_use]
+    pub fn stale_attempts(&self) -> u64 {
+        self.stale_attempts
+    }
+
+    /// How many writes ended like this.
+    #[must_use]
+    pub fn count(&self, ended: Ended) -> usize {
+        self.operations.iter().filter(|operation| operation.ended == ended).count()
+    }
+
+    /// The rows whose clients were told COMMIT.
+    #[must_use]
+    pub fn acknowledged(&self) -> BTreeSet<Row> {
+        let acknowledged = self.operations.iter().filter(|o| o.ended == Ended::Acknowledged);
+        acknowledged.map(|operation| operation.row).collect()
+    }
+
+    /// The rows whose clients were told that nothing was written: none of them may ever appear.
+    #[must_use]
+    pub fn refused(&self) -> BTreeSet<Row> {
+        let refused = self.operations.iter().filter(|o| o.ended == Ended::Refused);
+        refused.map(|operation| operation.row).collect()
+    }
+
+    /// The spans between `from` and `until` that are longer than `shortest` and in which none of
+    /// the clients that `counts` accepts was told COMMIT.
+    #[must_use]
+    pub fn gaps(
+        &self,
+        from: Duration,
+        until: Duration,
+        shortest: Duration,
+        counts: impl Fn(u32) -> bool,
+    ) -> Vec<Gap> {
+        let within = self.operations.iter().filter(|operation| {
+            operation.ended == Ended::Acknowledged
+                && counts(operation.row.client)
+                && (from..=until).contains(&operation.ended_at)
+        });
+        let mut gaps = Vec::new();
+        let mut last = from;
+        for at in within.map(|operation| operation.ended_at).chain([until]) {
+            gaps.push(Gap { from: last, to: at });
+            last = at;
+        }
+        gaps.retain(|gap| gap.length() > shortest);
+        gaps
+    }
+
+    /// The outages: gaps of more than three times the pause that clients make anyway.
+    #[must_use]
+    pub fn outages(
+        &self,
+        from: Duration,
+        until: Duration,
+        think: Duration,
+        counts: impl Fn(u32) -> bool,
+    ) -> Vec<Gap> {
+        self.gaps(from, until, think * 3, counts)
+    }
+
+    /// The longest span without an acknowledgement; zero where the span itself is empty.
+    #[must_use]
+    pub fn longest_gap(
+        &self,
+        from: Duration,
+        until: Duration,
+        counts: impl Fn(u32) -> bool,
+    ) -> Duration {
+        let gaps = self.gaps(from, until, Duration::ZERO, counts);
+        gaps.into_iter().map(Gap::length).max().unwrap_or_default()
+    }
+
+    pub(super) fn record(&mut self, operation: Operation, connected_since: Duration) {
+        if let Some((serving, since)) = self.serving
+            && serving != operation.server
+            && connected_since < since
+            && operation.invoked > since
+        {
+            self.stale_attempts += 1;
+        }
+        let changed = self.serving.is_none_or(|(serving, _)| serving != operation.server);
+        if operation.ended == Ended::Acknowledged && changed {
+            self.serving = Some((operation.server, operation.ended_at));
+        }
+        self.operations.push(operation);
+    }
+
+    pub(super) fn note_read(&mut self) {
+        self.reads += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn write(client: u32, server: u64, at: u64, ended: Ended) -> Operation {
+        let row = Row { client, number: at };
+        Operation { row, server: NodeId(server), invoked: ms(at - 1), ended_at: ms(at), ended }
+    }
+
+    fn sample() -> History {
+        let mut history = History::default();
+        for at in [100, 200, 300, 1_300, 1_400] {
+            history.record(write(1, 1, at, Ended::Acknowledged), ms(0));
+        }
+        history.record(write(2, 1, 1_450, Ended::Unknown), ms(0));
+        history.record(write(2, 1, 1_460, Ended::Refused), ms(0));
+        history
+    }
+
+    #[test]
+    fn an_outage_is_a_gap_that_thinking_does_not_explain() {
+        let outages = sample().outages(ms(0), ms(1_500), ms(100), |_| true);
+        assert_eq!(outages, [Gap { from: ms(300), to: ms(1_300) }]);
+    }
+
+    #[test]
+    fn the_beginning_and_the_end_count_as_gaps_too() {
+        assert_eq!(sample().longest_gap(ms(0), ms(9_000), |_| true), ms(7_600));
+        assert_eq!(sample().longest_gap(ms(0), ms(1_500), |client| client == 2), ms(1_500));
+    }
+
+    #[test]
+    fn outcomes_are_told_apart() {
+        let history = sample();
+        assert_eq!(history.count(Ended::Acknowledged), 5);
+        assert_eq!(history.acknowledged().len(), 5);
+        assert_eq!(history.refused().len(), 1);
+        assert_eq!(history.count(Ended::Unknown), 1);
+    }
+
+    #[test]
+    fn a_write_on_an_old_connection_to_a_former_primary_is_noticed() {
+        let mut history = sample();
+        history.record(write(1, 2, 2_000, Ended::Acknowledged), ms(1_900));
+        assert_eq!(history.stale_attempts(), 0);
+        history.record(write(2, 1, 2_100, Ended::Unknown), ms(0));
+        assert_eq!(history.stale_attempts(), 1);
+        history.record(write(2, 1, 2_300, Ended::Refused), ms(2_200));
+        assert_eq!(history.stale_attempts(), 1);
+    }
+}
