@@ -137,6 +137,7 @@ impl ControlState {
             self.sync.configs.clear();
             self.progress = None;
         }
+        self.keep_what_binds();
         self.push_sync(sync.clone());
         self.primacy =
             Primacy { epoch, holder: Some(*holder), last_holder: Some(*holder), vacated: None };
@@ -159,10 +160,7 @@ impl ControlState {
         let Some(Some(position)) = reports.get(&holder) else {
             return Err(format!("{holder} has not reported where its log ends"));
         };
-        let former = self.primacy.last_holder;
-        if let Some(missing) =
-            missing_evidence(&self.sync.configs, former, reports, clearance, sabotage)
-        {
+        if let Some(missing) = missing_evidence(self, reports, clearance, sabotage) {
             return Err(missing.to_string());
         }
         let careless = sabotage.is(Saboteur::PickAnyStandby)
@@ -269,12 +267,18 @@ impl ControlState {
         Ok(())
     }
 
-    /// Adds a target. An older configuration with the same arithmetic asks for the same evidence
-    /// and is replaced, so the list stays as short as the number of different sets.
+    /// What the ended epochs leave behind for the next election: the configurations under which a
+    /// commit may have been acknowledged that no later one is known to cover. Nothing was promised
+    /// under an asynchronous one, and nothing acknowledged in an epoch that was never born, because
+    /// standbys attach to a primary only once its birth is on record.
+    fn keep_what_binds(&mut self) {
+        let born = &self.timelines;
+        self.sync.configs.retain(|old| old.confirmations > 0 && born.contains_key(&old.epoch));
+    }
+
+    /// Adds a target.
     fn push_sync(&mut self, target: SyncNames) {
-        self.sync.configs.retain(|old| {
-            old.confirmations != target.confirmations || old.standbys != target.standbys
-        });
+        self.sync.configs.retain(|old| *old != target);
         self.sync.configs.push(target);
         self.sync.version += 1;
     }

@@ -1,5 +1,5 @@
-//! L4 and L5 as arithmetic: is it certain that the former holder acknowledges nothing more, and
-//! that everything it acknowledged is among the reports?
+//! L4 and L5 as arithmetic: is it certain that the former holder acknowledges nothing more, and that
+//! everything that was ever acknowledged is among the reports?
 //!
 //! The same function guards the decision (`ha::election`) and the application of it (`apply`), so
 //! that a decision which rested on a configuration that has changed since is refused.
@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::env::SyncNames;
-use crate::ids::{NodeId, WalPosition};
+use crate::ids::{Epoch, NodeId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::command::Clearance;
+use super::state::ControlState;
 
 /// What an election still lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,49 +44,63 @@ impl fmt::Display for Missing {
     }
 }
 
-/// L5 for one configuration: with this many of its standbys detached, fewer than the required
-/// confirmations can still be gathered, and one of the detached has every acknowledged commit.
-#[must_use]
-pub(super) fn reports_needed(config: &SyncNames, sabotage: Sabotage) -> usize {
-    let needed = config.standbys.len() + 1 - config.confirmations as usize;
-    if sabotage.is(Saboteur::ElectWithOneReportTooFew) { needed.saturating_sub(1) } else { needed }
-}
+type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 
-/// The first thing that is missing for an election, if any.
+/// The first thing that is missing for an election out of the present vacancy, if any.
 ///
-/// `former` is the holder of the epoch that ended. Its own report (seen stopped, with data)
-/// satisfies every configuration: it has all that it ever acknowledged.
+/// Each recorded configuration is proven to be covered in one of two ways: so many of its standbys
+/// have reported that one of them has every commit acknowledged under it; or the member that was
+/// primary then has reported, which has all that it ever acknowledged. (A later rewind takes nothing
+/// of that away: it keeps what its own successor had, and that was elected with all of it.)
+///
+/// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its lease
+/// is over, or every configuration that it may acknowledge under has lost too many standbys.
 #[must_use]
 pub fn missing_evidence(
-    configs: &[SyncNames],
-    former: Option<NodeId>,
-    reports: &BTreeMap<NodeId, Option<WalPosition>>,
+    control: &ControlState,
+    reports: &Reports,
     clearance: &Clearance,
     sabotage: Sabotage,
 ) -> Option<Missing> {
-    let former_reported =
-        former.is_some_and(|node| reports.get(&node).is_some_and(Option::is_some));
-    if former_reported {
-        return None;
-    }
-    for config in configs {
+    let present = control.primacy.epoch;
+    for config in &control.sync.configs {
+        let must_silence = config.epoch == present && *clearance == Clearance::Quorum;
         if config.confirmations == 0 {
-            // L4: no number of reports stops a primary that waits for nobody.
-            if *clearance == Clearance::Quorum {
+            if must_silence {
                 return Some(Missing::LeaseOrStop);
             }
             continue;
         }
+        let primary_then = holder_of(control, config.epoch);
+        if !must_silence && primary_then.is_some_and(|node| has_reported(reports, node)) {
+            continue;
+        }
         // A member without data confirms nothing and proves nothing: what it once had is gone.
-        let have = config
-            .standbys
-            .iter()
-            .filter(|node| reports.get(node).is_some_and(Option::is_some))
-            .count();
+        let have = config.standbys.iter().filter(|node| has_reported(reports, **node)).count();
         let needed = reports_needed(config, sabotage);
         if have < needed {
             return Some(Missing::Reports { config: config.clone(), needed, have });
         }
     }
-    None
+    let last = control.primacy.last_holder;
+    let stopped = last.is_some_and(|node| has_reported(reports, node));
+    (*clearance == Clearance::Stopped && !stopped).then_some(Missing::LeaseOrStop)
+}
+
+/// L5: with this many of its standbys detached, fewer than the required confirmations can still be
+/// gathered, and one of the detached has every commit that was acknowledged.
+fn reports_needed(config: &SyncNames, sabotage: Sabotage) -> usize {
+    let needed = (config.standbys.len() + 1).saturating_sub(config.confirmations as usize);
+    if sabotage.is(Saboteur::ElectWithOneReportTooFew) { needed.saturating_sub(1) } else { needed }
+}
+
+fn has_reported(reports: &Reports, node: NodeId) -> bool {
+    reports.get(&node).is_some_and(Option::is_some)
+}
+
+fn holder_of(control: &ControlState, epoch: Epoch) -> Option<NodeId> {
+    if epoch == control.primacy.epoch {
+        return control.primacy.last_holder;
+    }
+    control.timelines.get(&epoch).map(|record| record.holder)
 }

@@ -182,10 +182,7 @@ impl Ballot<'_> {
         if forced {
             return Ok(offered);
         }
-        let configs = &self.control.sync.configs;
-        let missing =
-            missing_evidence(configs, primacy.last_holder, reports, &offered, self.sabotage);
-        match missing {
+        match missing_evidence(self.control, reports, &offered, self.sabotage) {
             None => Ok(offered),
             Some(Missing::LeaseOrStop) => Err(Obstacle::LeaseUntil(self.lease_clear_at)),
             Some(missing) => Err(Obstacle::Evidence(missing)),
