@@ -1,0 +1,322 @@
+//! What a data directory holds, as a plain value: the log, the timelines, the control file.
+//!
+//! It knows no time, no process and no network. Every rule about which log continues which is
+//! here, and it is Postgres's rule: timelines are compared by number and switch point. The epoch
+//! in which a timeline was born is recorded beside it and never consulted by the server itself.
+
+use pg_replica::env::{TimelineBirth, Upstream};
+use pg_replica::ids::{Epoch, Lsn, SystemId, Timeline, WalPosition};
+
+use crate::witness::Row;
+
+/// Where the log of a directory that `initdb` has just made ends.
+const FIRST_LSN: Lsn = Lsn(0x0150_0000);
+
+/// One record of the write-ahead log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its end.
+    pub end: Lsn,
+    /// The timeline that it was written on.
+    pub timeline: Timeline,
+    /// The epoch under which its writer was primary.
+    pub epoch: Epoch,
+    /// What it commits; `None` for a checkpoint or an end of recovery.
+    pub row: Option<Row>,
+}
+
+/// What was moved out of the way instead of being destroyed.
+#[derive(Clone, Debug)]
+pub struct SetAside {
+    /// The records that were kept.
+    pub records: Vec<Record>,
+    /// The timelines of the directory that they come from.
+    pub history: Vec<TimelineBirth>,
+}
+
+/// Where two directories part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The index of the last timeline that both have.
+    pub last_common: usize,
+    /// The end of what both have.
+    pub at: Lsn,
+    /// Whether the common timelines were also born in the same epochs, which Postgres cannot see.
+    pub same_births: bool,
+}
+
+/// A data directory.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// The cluster that it belongs to.
+    pub system: SystemId,
+    /// Whether a server ever ran in it, or in what it is a copy of.
+    pub ever_started: bool,
+    /// Whether the control file says that the server was shut down.
+    pub clean: bool,
+    /// Whether the server starts in recovery.
+    pub standby_signal: bool,
+    /// A rewind was cut short: nothing but a clone mends it.
+    pub broken: bool,
+    /// The upstream that the configuration names.
+    pub upstream: Option<Upstream>,
+    wal: Vec<Record>,
+    base: Lsn,
+    recycled_to: Lsn,
+    flushed: Lsn,
+    history: Vec<TimelineBirth>,
+    highest_timeline: Timeline,
+    rows: u64,
+}
+
+impl Directory {
+    /// What `initdb` makes.
+    #[must_use]
+    pub fn new(system: SystemId, epoch: Epoch) -> Self {
+        Self {
+            system,
+            ever_started: false,
+            clean: true,
+            standby_signal: false,
+            broken: false,
+            upstream: None,
+            wal: Vec::new(),
+            base: FIRST_LSN,
+            recycled_to: FIRST_LSN,
+            flushed: FIRST_LSN,
+            history: vec![TimelineBirth { timeline: Timeline(1), born: epoch, begins: Lsn(0) }],
+            highest_timeline: Timeline(1),
+            rows: 0,
+        }
+    }
+
+    /// A base backup of this directory: everything that is on its disk, to be started in recovery.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        let mut copy = self.clone();
+        copy.lose_unflushed();
+        copy.clean = true;
+        copy.standby_signal = true;
+        copy.ever_started = true;
+        copy.upstream = None;
+        copy
+    }
+
+    /// The end of the last record, on disk or not.
+    #[must_use]
+    pub fn written(&self) -> Lsn {
+        self.wal.last().map_or(self.base, |record| record.end)
+    }
+
+    /// The end of what is on disk.
+    #[must_use]
+    pub fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// The timelines, oldest first.
+    #[must_use]
+    pub fn history(&self) -> &[TimelineBirth] {
+        &self.history
+    }
+
+    /// The newest timeline.
+    #[must_use]
+    pub fn birth(&self) -> TimelineBirth {
+        *self.history.last().expect("a directory has at least the timeline of its initdb")
+    }
+
+    /// The newest timeline and the end of what is on disk.
+    #[must_use]
+    pub fn position(&self) -> WalPosition {
+        let birth = self.birth();
+        WalPosition { born: birth.born, timeline: birth.timeline, flushed: self.flushed }
+    }
+
+    /// How many rows the log holds, on disk or not.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        self.rows
+    }
+
+    /// The rows that are on disk, in order.
+    pub fn flushed_rows(&self) -> impl Iterator<Item = Row> + '_ {
+        let end = self.index_after(self.flushed);
+        self.wal[..end].iter().filter_map(|record| record.row)
+    }
+
+    /// The records that begin at `from` and are on disk.
+    #[must_use]
+    pub fn flushed_after(&self, from: Lsn) -> &[Record] {
+        let end = self.index_after(self.flushed);
+        &self.wal[self.index_after(from).min(end)..end]
+    }
+
+    /// Bytes that a recovery has to read: the whole log stands for what follows a checkpoint.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.written().ahead_of(self.base)
+    }
+
+    /// Writes a record without flushing it, and returns its end.
+    pub fn append(&mut self, epoch: Epoch, row: Option<Row>, bytes: u64) -> Lsn {
+        let end = Lsn(self.written().0 + bytes.max(1));
+        self.wal.push(Record { end, timeline: self.birth().timeline, epoch, row });
+        self.rows += u64::from(row.is_some());
+        end
+    }
+
+    /// Writes what came from an upstream whose timelines are `upstream`, without flushing it. A
+    /// record on a timeline that this directory has not reached yet brings the timeline with it.
+    pub fn receive(&mut self, records: &[Record], upstream: &[TimelineBirth]) {
+        let known = self.written();
+        for record in records.iter().filter(|record| record.end > known) {
+            let newest = self.birth().timeline;
+            let births = upstream
+                .iter()
+                .filter(|birth| birth.timeline > newest && birth.timeline <= record.timeline);
+            self.history.extend(births);
+            self.wal.push(*record);
+            self.rows += u64::from(record.row.is_some());
+        }
+        self.know(upstream);
+    }
+
+    /// Keeps the numbers of timelines that exist elsewhere, as their history files do: the next
+    /// timeline gets a greater one.
+    pub fn know(&mut self, upstream: &[TimelineBirth]) {
+        let highest = upstream.iter().map(|birth| birth.timeline).max().unwrap_or_default();
+        self.highest_timeline = self.highest_timeline.max(highest);
+    }
+
+    /// Everything up to `lsn` is on disk now.
+    pub fn flush_to(&mut self, lsn: Lsn) {
+        self.flushed = self.flushed.max(lsn.min(self.written()));
+    }
+
+    /// How many records are written and not flushed.
+    #[must_use]
+    pub fn unflushed(&self) -> usize {
+        self.wal.len() - self.index_after(self.flushed)
+    }
+
+    /// The process died: of the records that were not flushed the operating system has `kept`.
+    pub fn survive_crash(&mut self, kept: usize) {
+        let end = self.index_after(self.flushed) + kept;
+        self.truncate(end);
+    }
+
+    /// The machine lost its power: what was not flushed is gone.
+    pub fn lose_unflushed(&mut self) {
+        self.survive_crash(0);
+    }
+
+    /// Ends recovery: a new timeline from the end of the log, with the record that opens it.
+    pub fn promote(&mut self, epoch: Epoch) -> TimelineBirth {
+        let timeline = Timeline(self.highest_timeline.max(self.birth().timeline).0 + 1);
+        let birth = TimelineBirth { timeline, born: epoch, begins: self.written() };
+        self.history.push(birth);
+        self.highest_timeline = timeline;
+        self.standby_signal = false;
+        self.upstream = None;
+        self.append(epoch, None, 48);
+        self.flush_to(self.written());
+        birth
+    }
+
+    /// Whether a standby that has `timeline` up to `start` can stream from this log, judged as
+    /// Postgres judges it.
+    pub fn can_continue(&self, timeline: Timeline, start: Lsn) -> Result<(), String> {
+        let Some(index) = self.history.iter().position(|birth| birth.timeline == timeline) else {
+            return Err(if timeline > self.birth().timeline {
+                format!(
+                    "the highest timeline of the primary is behind recovery timeline {timeline}"
+                )
+            } else {
+                format!("requested timeline {timeline} is not in this server's history")
+            });
+        };
+        if start > self.end_of(index) {
+            return Err(format!(
+                "requested starting point {start} on timeline {timeline} is not in this server's \
+                 history"
+            ));
+        }
+        if start < self.recycled_to {
+            return Err("the requested write-ahead log has already been removed".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Where this directory and `source` part, judged as `pg_rewind` judges it: by the numbers and
+    /// the beginnings of the timelines. `None` where they have no timeline in common.
+    #[must_use]
+    pub fn fork_with(&self, source: &Self) -> Option<Fork> {
+        let common = self
+            .history
+            .iter()
+            .zip(&source.history)
+            .take_while(|(own, other)| own.timeline == other.timeline && own.begins == other.begins)
+            .count();
+        let last_common = common.checked_sub(1)?;
+        let same_births = self.history[..common] == source.history[..common];
+        let at = self.end_of(last_common).min(source.end_of(last_common));
+        Some(Fork { last_common, at, same_births })
+    }
+
+    /// Whether the log between `from` and now was recycled in part.
+    #[must_use]
+    pub fn lacks_log_since(&self, from: Lsn) -> bool {
+        from < self.recycled_to
+    }
+
+    /// Removes what is older than the end of what is on disk, as a checkpoint without a
+    /// replication slot does. The rows stay: they are in the tables.
+    pub fn recycle(&mut self) {
+        self.recycled_to = self.flushed;
+    }
+
+    /// Goes back to the fork and returns what only this directory had.
+    pub fn rewind_to(&mut self, fork: Fork) -> SetAside {
+        let history = self.history.clone();
+        let keep = self.index_after(fork.at);
+        let records = self.wal[keep..].to_vec();
+        self.truncate(keep);
+        self.history.truncate(fork.last_common + 1);
+        self.flushed = self.written();
+        SetAside { records, history }
+    }
+
+    /// Everything, to be moved aside.
+    #[must_use]
+    pub fn set_aside(self) -> SetAside {
+        SetAside { records: self.wal, history: self.history }
+    }
+
+    /// Where the timeline at `index` ends: where the next one left it, or at the end of the disk.
+    fn end_of(&self, index: usize) -> Lsn {
+        self.history.get(index + 1).map_or(self.flushed, |next| next.begins)
+    }
+
+    fn index_after(&self, lsn: Lsn) -> usize {
+        self.wal.partition_point(|record| record.end <= lsn)
+    }
+
+    fn truncate(&mut self, records: usize) {
+        let gone = self.wal[records..].iter().filter(|record| record.row.is_some()).count();
+        self.rows -= u64::try_from(gone).expect("a count fits into 64 bits");
+        self.wal.truncate(records);
+        self.flushed = self.flushed.min(self.written());
+        let written = self.written();
+        // A timeline of which no record is left has not been reached.
+        let reached = self.history.partition_point(|birth| birth.begins < written);
+        self.history.truncate(reached.max(1));
+    }
+}
+
+impl SetAside {
+    /// The rows in what was kept.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        self.records.iter().filter_map(|record| record.row)
+    }
+}

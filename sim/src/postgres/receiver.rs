@@ -1,0 +1,263 @@
+//! The standby's end of replication, and the end of being a standby.
+
+use std::time::Duration;
+
+use pg_replica::env::{PostgresError, Side, TimelineBirth, Upstream};
+use pg_replica::ids::{Epoch, Lsn};
+
+use super::control::Reply;
+use super::process::Live;
+use super::state::{Phase, Receiver, Stream, Timer};
+use super::wire::{Hello, Input, Link, Peer, Streamed};
+use crate::witness::Fact;
+
+/// `wal_receiver_timeout`.
+const UPSTREAM_SILENT_FOR_MAX: Duration = Duration::from_secs(1);
+
+/// `wal_retrieve_retry_interval`.
+const RECONNECT_AFTER: Duration = Duration::from_millis(200);
+
+/// A refusal is not worth a quick repetition.
+const RECONNECT_AFTER_REFUSAL: Duration = Duration::from_millis(500);
+
+/// `wal_receiver_status_interval`: signs of life are answered about this often.
+const REPLY_EVERY: Duration = Duration::from_millis(900);
+
+impl Receiver {
+    /// Whether it streams.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stream, Stream::Open(..))
+    }
+
+    /// Whether this is its connection.
+    pub(super) fn is_on(&self, connection: u64) -> bool {
+        self.stream.link().is_some_and(|link| link.number == connection)
+    }
+}
+
+impl Live<'_> {
+    /// Commands need a server that answers.
+    pub(super) fn check_up(&self) -> Result<(), PostgresError> {
+        match self.run.phase {
+            Phase::Up => Ok(()),
+            Phase::Starting | Phase::Stopping { .. } => Err(PostgresError::Transient(
+                "the database system is not accepting connections".to_owned(),
+            )),
+        }
+    }
+
+    pub(super) fn follow(&mut self, upstream: Upstream) -> Result<(), PostgresError> {
+        self.check_up()?;
+        if self.run.side == Side::Primary {
+            return Err(PostgresError::Permanent("a primary follows nobody".to_owned()));
+        }
+        if self.run.promotion.is_some() {
+            return Err(PostgresError::Transient("a promotion is under way".to_owned()));
+        }
+        self.dir.upstream = Some(upstream.clone());
+        if self.run.receiver.as_ref().is_none_or(|receiver| receiver.upstream != upstream) {
+            self.attach_to(upstream);
+        }
+        Ok(())
+    }
+
+    /// Points the receiver there, away from wherever it was.
+    pub(super) fn attach_to(&mut self, upstream: Upstream) {
+        self.drop_receiver();
+        self.run.receiver = Some(Receiver {
+            upstream,
+            stream: Stream::Idle,
+            last_heard: self.now,
+            last_reply: self.now,
+            refusal: None,
+        });
+        self.on_reconnect();
+    }
+
+    pub(super) fn drop_receiver(&mut self) {
+        self.run.timers.cancel(Timer::Reconnect);
+        self.run.timers.cancel(Timer::Silence);
+        if let Some(receiver) = self.run.receiver.take() {
+            hang_up(&receiver.stream);
+        }
+    }
+
+    /// Nothing is confirmed any more from here on. What was confirmed before is on the disk, so a
+    /// confirmation that is still under way says nothing that the disk does not hold.
+    pub(super) fn on_detach(&mut self, reply: Reply<()>) {
+        self.drop_receiver();
+        self.dir.upstream = None;
+        self.run.detaching.push(reply);
+        self.begin_flush();
+        self.end_detaching();
+    }
+
+    pub(super) fn on_reconnect(&mut self) {
+        let Some(receiver) = &mut self.run.receiver else { return };
+        if self.run.phase != Phase::Up || !matches!(receiver.stream, Stream::Idle) {
+            return;
+        }
+        let core = self.core;
+        let link =
+            core.registry.link(core.place(), receiver.upstream.node, Peer::Standby(core.node));
+        let hello = Hello {
+            standby: core.node,
+            epoch: receiver.upstream.epoch,
+            system: self.dir.system,
+            timeline: self.dir.birth().timeline,
+            start: self.dir.written(),
+        };
+        receiver.stream = Stream::Connecting(link.clone());
+        receiver.last_heard = self.now;
+        link.up(Input::Attach(link.clone(), hello));
+        self.run.timers.cancel(Timer::Silence);
+        self.run.timers.add(self.now + UPSTREAM_SILENT_FOR_MAX, Timer::Silence);
+    }
+
+    pub(super) fn on_streamed(&mut self, link: Link, message: Streamed) {
+        let Some(receiver) = self.run.receiver.as_mut().filter(|own| own.is_on(link.number)) else {
+            Input::Streamed(link, message).bounce();
+            return;
+        };
+        receiver.last_heard = self.now;
+        match message {
+            Streamed::Accepted(history) => {
+                receiver.refusal = None;
+                self.dir.know(&history);
+                receiver.stream = Stream::Open(link, history);
+                self.confirm();
+            }
+            Streamed::Refused(why) => {
+                receiver.refusal = Some(why);
+                self.reconnect_after(RECONNECT_AFTER_REFUSAL);
+            }
+            Streamed::Reset => self.reconnect_after(RECONNECT_AFTER),
+            Streamed::Keepalive => {
+                if self.now - receiver.last_reply >= REPLY_EVERY {
+                    self.confirm();
+                }
+            }
+            Streamed::Wal(records) => {
+                let Stream::Open(_, history) = &receiver.stream else { return };
+                if self.faults.disk_full {
+                    self.panic("disk full");
+                    return;
+                }
+                self.dir.receive(&records, history);
+                self.begin_flush();
+            }
+        }
+    }
+
+    pub(super) fn on_silence_check(&mut self) {
+        let Some(receiver) = &mut self.run.receiver else { return };
+        if matches!(receiver.stream, Stream::Idle) {
+            return;
+        }
+        let deadline = receiver.last_heard + UPSTREAM_SILENT_FOR_MAX;
+        if self.now < deadline {
+            self.run.timers.add(deadline, Timer::Silence);
+            return;
+        }
+        hang_up(&receiver.stream);
+        self.reconnect_after(RECONNECT_AFTER);
+    }
+
+    /// What was received is on the disk: say so, and begin to replay it.
+    pub(super) fn on_received_flushed(&mut self) {
+        self.confirm();
+        let typical = Duration::from_millis(1);
+        let span = self.core.stream.long_tail(typical, Duration::from_millis(400));
+        let earliest = self.run.replay.back().map_or(Duration::ZERO, |(at, _)| *at);
+        self.run.replay.push_back((earliest.max(self.now + span), self.dir.flushed()));
+        self.replayed();
+        self.end_detaching();
+    }
+
+    /// The end of what has been replayed.
+    pub(super) fn replayed(&mut self) -> Lsn {
+        self.run.advance_replay(self.now)
+    }
+
+    pub(super) fn on_promote(&mut self, epoch: Epoch, reply: Reply<TimelineBirth>) {
+        let refused = match (self.check_up(), self.run.side, &mut self.run.promotion) {
+            (Err(error), _, _) => Err(error),
+            (Ok(()), Side::Primary, _) if self.dir.birth().born == epoch => Ok(self.dir.birth()),
+            (Ok(()), Side::Primary, _) => {
+                Err(PostgresError::Permanent("the server is not in recovery".to_owned()))
+            }
+            (Ok(()), Side::Standby, _) if self.run.receiver.is_some() => {
+                Err(PostgresError::Transient("a receiver is attached; detach it first".to_owned()))
+            }
+            (Ok(()), Side::Standby, Some((other, waiting))) if *other == epoch => {
+                waiting.push(reply);
+                return;
+            }
+            (Ok(()), Side::Standby, Some(_)) => {
+                Err(PostgresError::Transient("another promotion is under way".to_owned()))
+            }
+            (Ok(()), Side::Standby, None) => {
+                self.run.promotion = Some((epoch, vec![reply]));
+                let typical = Duration::from_millis(80);
+                let span = self.core.stream.long_tail(typical, Duration::from_millis(900));
+                let replay_ends = self.run.replay.back().map_or(self.now, |(at, _)| *at);
+                self.run.timers.add(replay_ends.max(self.now) + span, Timer::Promoted);
+                return;
+            }
+        };
+        // A manager that gave up is not there to hear the answer.
+        let _ = reply.send(refused);
+    }
+
+    pub(super) fn on_promoted(&mut self) {
+        let Some((epoch, waiting)) = self.run.promotion.take() else { return };
+        if self.faults.disk_full {
+            self.panic("disk full");
+            return;
+        }
+        self.dir.flush_to(self.dir.written());
+        let parent = self.dir.birth().timeline;
+        let birth = self.dir.promote(epoch);
+        self.run.side = Side::Primary;
+        self.run.epoch = epoch;
+        if self.run.sync.confirmations > 0 {
+            self.run.admits = false;
+            self.end_sessions("the primary admits no clients yet");
+        }
+        self.core.report(Fact::TimelineCreated { server: self.core.node, birth, parent });
+        self.become_primary();
+        for reply in waiting {
+            let _ = reply.send(Ok(birth));
+        }
+    }
+
+    fn confirm(&mut self) {
+        let Some(receiver) = &mut self.run.receiver else { return };
+        if let Stream::Open(link, _) = &receiver.stream {
+            receiver.last_reply = self.now;
+            link.up(Input::Confirm(link.clone(), self.dir.flushed()));
+        }
+    }
+
+    fn reconnect_after(&mut self, span: Duration) {
+        if let Some(receiver) = &mut self.run.receiver {
+            receiver.stream = Stream::Idle;
+            self.run.timers.cancel(Timer::Reconnect);
+            self.run.timers.add(self.now + span, Timer::Reconnect);
+        }
+    }
+
+    fn end_detaching(&mut self) {
+        if self.dir.flushed() == self.dir.written() {
+            for reply in self.run.detaching.drain(..) {
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+}
+
+fn hang_up(stream: &Stream) {
+    if let Some(link) = stream.link() {
+        link.up(Input::ReceiverGone(link.clone()));
+    }
+}

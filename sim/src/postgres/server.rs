@@ -1,0 +1,347 @@
+//! A server from outside: how it is made, what can be done to it, and what is seen of it.
+//!
+//! The faults here are the world's; what a manager may do is in `verbs`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use pg_replica::env::{Process, Side};
+use pg_replica::ids::{Epoch, NodeId, WalPosition};
+use pg_replica::sabotage::Sabotage;
+
+use super::durable::SetAside;
+use super::state::{Ending, Phase, Running, State};
+use super::wire::{Input, Registry};
+use crate::host::{Host, ProcessKind};
+use crate::place::Place;
+use crate::streams::{Stream, lock};
+use crate::witness::{Fact, Row, Witness};
+
+/// What a server is made of.
+pub struct ServerConfig {
+    /// Its machine.
+    pub host: Host,
+    /// How long things take.
+    pub stream: Stream,
+    /// Whoever watches.
+    pub witness: Arc<dyn Witness>,
+    /// The other servers.
+    pub registry: Registry,
+    /// Whether the commit fence is loaded.
+    pub commit_fence: bool,
+    /// The rule to break, if any.
+    pub sabotage: Sabotage,
+}
+
+/// A machine's Postgres. Its clones are the same server.
+#[derive(Clone)]
+pub struct Server(Arc<Core>);
+
+pub(super) struct Core {
+    pub(super) node: NodeId,
+    pub(super) host: Host,
+    pub(super) stream: Stream,
+    pub(super) witness: Arc<dyn Witness>,
+    pub(super) registry: Registry,
+    pub(super) commit_fence: bool,
+    pub(super) sabotage: Sabotage,
+    state: Mutex<State>,
+}
+
+impl Server {
+    /// A server with an empty data directory, known to its registry from now on.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        let node = config.host.node();
+        let core = Arc::new(Core {
+            node,
+            host: config.host,
+            stream: config.stream,
+            witness: config.witness,
+            registry: config.registry,
+            commit_fence: config.commit_fence,
+            sabotage: config.sabotage,
+            state: Mutex::default(),
+        });
+        core.registry.register(node, &core);
+        Self(core)
+    }
+
+    pub(super) fn from_core(core: Arc<Core>) -> Self {
+        Self(core)
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.0
+    }
+
+    /// The member that it belongs to.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+}
+
+/// What the world does to a server.
+impl Server {
+    /// Ends every process of the server at once. Returns whether there was one. Of what was
+    /// written and not flushed the operating system keeps a part.
+    pub fn kill_process(&self, by: &'static str) -> bool {
+        let mut state = self.0.state();
+        state.end_tool();
+        self.0.end_process(&mut state, Ending { clean: false, by })
+    }
+
+    /// The machine loses its power: no process, nothing that was not flushed, and no word to
+    /// anybody. It comes back with the next verb.
+    pub fn power_loss(&self) {
+        let mut state = self.0.state();
+        state.end_tool();
+        state.dark = true;
+        self.0.end_process(&mut state, Ending { clean: false, by: "power loss" });
+        if let Some(directory) = &mut state.directory {
+            directory.lose_unflushed();
+        }
+    }
+
+    /// The machine is replaced by an empty one.
+    pub fn wipe(&self) {
+        self.power_loss();
+        let mut state = self.0.state();
+        state.directory = None;
+        state.aside.clear();
+    }
+
+    /// Stops the process in its tracks, as SIGSTOP to all of it would. Only a kill gets past it.
+    pub fn hang(&self) {
+        self.0.host.pause(ProcessKind::Postgres);
+    }
+
+    /// Lets a hung process go on.
+    pub fn unhang(&self) {
+        self.0.host.resume(ProcessKind::Postgres);
+    }
+
+    /// The next rewind fails half-way.
+    pub fn set_fail_next_rewind(&self) {
+        self.0.state().faults.fail_next_rewind = true;
+    }
+
+    /// The next clone fails half-way.
+    pub fn set_fail_next_clone(&self) {
+        self.0.state().faults.fail_next_clone = true;
+    }
+
+    /// A fast stop takes this much longer.
+    pub fn set_slow_stop(&self, longer: Duration) {
+        self.0.state().faults.slow_stop = longer;
+    }
+
+    /// A fast stop never ends.
+    pub fn set_stop_hangs(&self, hangs: bool) {
+        self.0.state().faults.stop_hangs = hangs;
+    }
+
+    /// The disk is full: the next write ends the process, and no start succeeds.
+    pub fn set_disk_full(&self, full: bool) {
+        self.0.state().faults.disk_full = full;
+    }
+
+    /// Removes the old part of the log: standbys that still need it stay behind for ever.
+    pub fn recycle_wal(&self) {
+        if let Some(directory) = &mut self.0.state().directory {
+            directory.recycle();
+        }
+    }
+
+    /// Walsenders send nothing, not even signs of life, until this is taken back.
+    pub fn stick_walsender(&self, stuck: bool) {
+        let mut state = self.0.state();
+        state.faults.walsender_stuck = stuck;
+        self.0.with_live(&mut state, |live| live.ship());
+    }
+}
+
+/// What is seen of a server from above.
+impl Server {
+    /// The rows in its history that are on its disk, in order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let state = self.0.state();
+        state.directory.iter().flat_map(|directory| directory.flushed_rows()).collect()
+    }
+
+    /// How many rows its history holds. Cheaper than to count them.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        self.0.state().directory.as_ref().map_or(0, super::durable::Directory::row_count)
+    }
+
+    /// The rows in what was set aside on this machine.
+    #[must_use]
+    pub fn set_aside_rows(&self) -> Vec<Row> {
+        self.0.state().aside.iter().flat_map(SetAside::rows).collect()
+    }
+
+    /// Whether it takes writes from clients now: up, out of recovery and open. A frozen server is
+    /// writable; it only does not answer at the moment.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.0.state().running.as_ref().is_some_and(Running::is_writable)
+    }
+
+    /// Whether a commit that began now would be acknowledged if nothing changed.
+    #[must_use]
+    pub fn could_acknowledge_now(&self) -> bool {
+        let (sync, links) = {
+            let state = self.0.state();
+            let Some(run) = &state.running else { return false };
+            if !run.is_writable()
+                || self.0.is_frozen()
+                || state.faults.disk_full
+                || !self.0.lease_holds(run)
+            {
+                return false;
+            }
+            let stuck = state.faults.walsender_stuck;
+            let links: Vec<_> = run
+                .walsenders
+                .values()
+                .filter(|walsender| !stuck && run.counts(walsender))
+                .map(|walsender| (walsender.standby, walsender.link.clone()))
+                .collect();
+            (run.sync.clone(), links)
+        };
+        let live = links
+            .iter()
+            .filter(|(standby, link)| {
+                let standby = self.0.registry.server(*standby);
+                link.flows() && standby.is_some_and(|standby| standby.receives_on(link.number))
+            })
+            .count();
+        live >= usize::try_from(sync.confirmations).unwrap_or(usize::MAX)
+    }
+
+    /// The primacy under which it is out of recovery, while its process lives.
+    #[must_use]
+    pub fn primary_epoch(&self) -> Option<Epoch> {
+        let state = self.0.state();
+        let run = state.running.as_ref()?;
+        (run.side == Side::Primary && run.phase != Phase::Starting).then_some(run.epoch)
+    }
+
+    /// Where its directory ends; `None` where it is empty.
+    #[must_use]
+    pub fn position(&self) -> Option<WalPosition> {
+        Some(self.0.state().directory.as_ref()?.position())
+    }
+
+    /// In recovery or not; `None` where the directory is empty.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        let state = self.0.state();
+        match (&state.running, &state.directory) {
+            (Some(run), _) => Some(run.side),
+            (None, Some(directory)) => Some(directory.side()),
+            (None, None) => None,
+        }
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        self.0.process(&self.0.state())
+    }
+
+    /// Whether its receiver is connected and streams from `upstream` now.
+    #[must_use]
+    pub fn streams_from(&self, upstream: NodeId) -> bool {
+        let state = self.0.state();
+        let Some(receiver) = state.running.as_ref().and_then(|run| run.receiver.as_ref()) else {
+            return false;
+        };
+        receiver.is_open() && receiver.upstream.node == upstream
+    }
+
+    /// Why its upstream refused it last, while it tries to attach.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.0.state().running.as_ref()?.receiver.as_ref()?.refusal.clone()
+    }
+
+    fn receives_on(&self, connection: u64) -> bool {
+        let state = self.0.state();
+        let Some(run) = &state.running else { return false };
+        let open = run
+            .receiver
+            .as_ref()
+            .is_some_and(|receiver| receiver.is_open() && receiver.is_on(connection));
+        open && !self.0.is_frozen() && run.phase == Phase::Up && !state.faults.disk_full
+    }
+}
+
+impl Core {
+    /// The state. A process that died with its machine, unannounced, is seen to be dead here.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        let dead = state.running.as_ref().is_some_and(|run| {
+            !self.host.is_running(ProcessKind::Postgres)
+                || self.host.generation(ProcessKind::Postgres) != run.generation
+        });
+        if dead {
+            self.end_process(&mut state, Ending { clean: false, by: "end of its machine" });
+        }
+        state
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place::Host(self.node)
+    }
+
+    /// Puts `input` before the process, or gives it back where there is none.
+    pub(super) fn enqueue(&self, input: Input) -> Option<Input> {
+        let mut state = self.state();
+        match &mut state.running {
+            Some(run) => {
+                run.put(input);
+                None
+            }
+            // A machine without power, or one that stands still, does not even refuse.
+            None => (!state.dark && !self.host.is_frozen()).then_some(input),
+        }
+    }
+
+    /// Whether the process exists and does not move.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.host.is_paused(ProcessKind::Postgres)
+    }
+
+    pub(super) fn process(&self, state: &State) -> Process {
+        match &state.running {
+            Some(_) if self.is_frozen() => Process::Hung,
+            Some(run) => match run.phase {
+                Phase::Starting => Process::Starting,
+                Phase::Up => Process::Up,
+                Phase::Stopping { .. } => Process::Stopping,
+            },
+            None => Process::Down {
+                clean: state
+                    .directory
+                    .as_ref()
+                    .is_none_or(|directory| directory.clean && !directory.broken),
+            },
+        }
+    }
+
+    /// Tells the witness.
+    pub(super) fn report(&self, fact: Fact) {
+        self.witness.fact(fact);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.0.node)
+    }
+}

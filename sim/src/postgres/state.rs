@@ -1,0 +1,214 @@
+//! What a server is made of: what survives its process, and what does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg_replica::env::{Side, SyncNames, TimelineBirth, Upstream};
+use pg_replica::ids::{Epoch, Lsn, Moment, NodeId};
+use tokio::sync::{Notify, oneshot};
+
+use super::control::Reply;
+use super::durable::{Directory, SetAside};
+use super::wire::{Input, Link};
+use crate::witness::Row;
+
+/// Everything about one server.
+#[derive(Default)]
+pub(super) struct State {
+    /// The data directory; `None` where it is empty.
+    pub(super) directory: Option<Directory>,
+    /// What was moved out of its way.
+    pub(super) aside: Vec<SetAside>,
+    /// The process, where one exists.
+    pub(super) running: Option<Running>,
+    /// Dropped by a stop, it ends the tool (`initdb`, `pg_rewind`, `pg_basebackup`) at work.
+    pub(super) tool: Option<oneshot::Sender<()>>,
+    /// The machine has no power: not even resets leave it.
+    pub(super) dark: bool,
+    /// What was injected.
+    pub(super) faults: Faults,
+}
+
+/// Injected faults. They stay until they are taken back, except those named `next`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) fail_next_rewind: bool,
+    pub(super) fail_next_clone: bool,
+    pub(super) slow_stop: Duration,
+    pub(super) stop_hangs: bool,
+    pub(super) disk_full: bool,
+    pub(super) walsender_stuck: bool,
+}
+
+/// How far the process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Recovering.
+    Starting,
+    /// Answering.
+    Up,
+    /// Shutting down. `checkpointed` says that only the standbys are waited for.
+    Stopping { checkpointed: bool },
+}
+
+/// What ends with the process.
+pub(super) struct Running {
+    /// Which life of the machine's Postgres process this is.
+    pub(super) generation: u64,
+    pub(super) phase: Phase,
+    pub(super) side: Side,
+    /// The primacy that this server writes under, where it is a primary.
+    pub(super) epoch: Epoch,
+    pub(super) sync: SyncNames,
+    pub(super) admits: bool,
+    /// What the commit fence knows.
+    pub(super) lease: Option<(Epoch, Moment)>,
+    /// What has arrived and not been read.
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) timers: Timers,
+    /// Whether the last shutdown was clean.
+    pub(super) was_clean: bool,
+    /// Set by a handler: the process ends after it.
+    pub(super) ending: Option<Ending>,
+
+    pub(super) sessions: BTreeMap<u64, Link>,
+    /// Commits in the order of the log that have not been answered yet.
+    pub(super) commits: VecDeque<Commit>,
+    pub(super) flushing: Option<Lsn>,
+    /// The end of the last commit that readers see, and how many rows there are up to it.
+    pub(super) visible: Lsn,
+    pub(super) visible_rows: u64,
+    /// Rows that readers see and no client was told about.
+    pub(super) unacknowledged: Vec<Row>,
+
+    pub(super) walsenders: BTreeMap<u64, Walsender>,
+    pub(super) receiver: Option<Receiver>,
+    /// When what was received has been replayed; what is not listed has been.
+    pub(super) replay: VecDeque<(Duration, Lsn)>,
+    pub(super) replayed: Lsn,
+
+    pub(super) promotion: Option<(Epoch, Vec<Reply<TimelineBirth>>)>,
+    pub(super) detaching: Vec<Reply<()>>,
+    pub(super) starting: Vec<oneshot::Sender<()>>,
+    /// Dropped with the process, so that a waiting stop learns that it is gone.
+    pub(super) stop_waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) clean: bool,
+    pub(super) by: &'static str,
+}
+
+/// A commit on its way to its client.
+pub(super) struct Commit {
+    pub(super) lsn: Lsn,
+    pub(super) row: Row,
+    /// The session, while it exists.
+    pub(super) link: Option<Link>,
+    pub(super) request: u64,
+}
+
+/// A standby attached to this server.
+pub(super) struct Walsender {
+    pub(super) standby: NodeId,
+    pub(super) epoch: Epoch,
+    pub(super) link: Link,
+    pub(super) sent: Lsn,
+    pub(super) flushed: Lsn,
+    pub(super) last_sent: Duration,
+    pub(super) last_reply: Duration,
+}
+
+/// This standby's way to its upstream.
+pub(super) struct Receiver {
+    pub(super) upstream: Upstream,
+    pub(super) stream: Stream,
+    pub(super) last_heard: Duration,
+    pub(super) last_reply: Duration,
+    /// Why the upstream last refused.
+    pub(super) refusal: Option<String>,
+}
+
+/// Where the receiver is.
+pub(super) enum Stream {
+    /// Not connected; a timer tries again.
+    Idle,
+    /// The upstream has not answered yet.
+    Connecting(Link),
+    /// Streaming from an upstream with these timelines.
+    Open(Link, Vec<TimelineBirth>),
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// The server has recovered.
+    Recovered,
+    /// The promotion is complete.
+    Promoted,
+    /// A flush of the log returns.
+    Flushed,
+    /// Walsenders say that they live, and look whether their standbys do.
+    Keepalive,
+    /// The receiver looks whether its upstream lives.
+    Silence,
+    /// The receiver tries again.
+    Reconnect,
+    /// The shutdown's checkpoint is written.
+    Checkpointed,
+}
+
+/// Timers in the order of their deadlines, and of their creation where these are equal.
+#[derive(Default)]
+pub(super) struct Timers {
+    queue: BTreeMap<(Duration, u64), Timer>,
+    created: u64,
+}
+
+impl Timers {
+    /// Fires at `at`, once.
+    pub(super) fn add(&mut self, at: Duration, timer: Timer) {
+        self.created += 1;
+        self.queue.insert((at, self.created), timer);
+    }
+
+    /// Forgets every timer of this kind.
+    pub(super) fn cancel(&mut self, timer: Timer) {
+        self.queue.retain(|_, queued| *queued != timer);
+    }
+
+    /// The next timer that is due.
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<Timer> {
+        let entry = self.queue.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// The next deadline.
+    pub(super) fn next(&self) -> Option<Duration> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+}
+
+impl Running {
+    /// The end of what a standby has replayed.
+    pub(super) fn advance_replay(&mut self, now: Duration) -> Lsn {
+        while let Some((_, lsn)) = self.replay.pop_front_if(|(at, _)| *at <= now) {
+            self.replayed = lsn;
+        }
+        self.replayed
+    }
+}
+
+impl Stream {
+    /// The connection, where there is one.
+    pub(super) fn link(&self) -> Option<&Link> {
+        match self {
+            Self::Idle => None,
+            Self::Connecting(link) | Self::Open(link, _) => Some(link),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `initdb`, `pg_basebackup` and `pg_rewind`: what works on the directory of a stopped server.
+//!
+//! Each can be cut short at every point where it takes time, by a stop or with its caller, and
+//! leaves then what the trait says: nothing, or a directory that says that it is unusable.
+
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use pg_replica::env::{PostgresError, RewindReport, Side, Upstream};
+use pg_replica::ids::{Epoch, Lsn, SystemId};
+use pg_replica::sabotage::Saboteur;
+use tokio::sync::oneshot;
+
+use super::durable::{Directory, Fork, SetAside};
+use super::server::{Core, Server};
+use super::state::State;
+use super::verbs::within;
+use crate::clock::sleep;
+use crate::witness::Fact;
+
+/// How long a silent source is waited for.
+const SOURCE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The right to work on a directory, until a stop takes it.
+struct Tool<'a> {
+    core: &'a Core,
+    cut: oneshot::Receiver<()>,
+}
+
+/// Makes a new cluster.
+pub(super) async fn initialise(server: &Server, epoch: Epoch) -> Result<SystemId, PostgresError> {
+    let mut tool = Tool::begin(server.core())?;
+    if tool.core.state().directory.is_some() {
+        return Err(PostgresError::Permanent("the data directory is not empty".to_owned()));
+    }
+    tool.work_for(Duration::from_millis(600), Duration::from_secs(3)).await?;
+    let system = SystemId(tool.core.stream.next_u64());
+    tool.core.state().directory = Some(Directory::new(system, epoch));
+    Ok(system)
+}
+
+/// Copies the source.
+pub(super) async fn clone_from(server: &Server, source: &Upstream) -> Result<(), PostgresError> {
+    let mut tool = Tool::begin(server.core())?;
+    // A source that is not there costs nothing: the old directory stays where it is.
+    tool.fetch(source, false).await?;
+    tool.core.move_aside(&mut tool.core.state());
+    tool.work_for(Duration::from_millis(220), Duration::from_secs(4)).await?;
+    if std::mem::take(&mut tool.core.state().faults.fail_next_clone) {
+        return Err(PostgresError::Transient("the base backup broke off".to_owned()));
+    }
+    let copy = tool.fetch(source, false).await?;
+    let mut state = tool.core.state();
+    if state.faults.disk_full {
+        return Err(PostgresError::Transient("no space left on device".to_owned()));
+    }
+    state.directory = Some(copy);
+    Ok(())
+}
+
+/// Goes back to where the histories part.
+pub(super) async fn rewind(
+    server: &Server,
+    source: &Upstream,
+) -> Result<RewindReport, PostgresError> {
+    let mut tool = Tool::begin(server.core())?;
+    tool.with_directory(|directory| match directory.broken {
+        true => Err("an earlier rewind was cut short; clone the directory".to_owned()),
+        false => Ok(()),
+    })?;
+    // The checkpoint makes the source's newest timeline known to whoever compares.
+    tool.work_for(Duration::from_millis(120), Duration::from_secs(2)).await?;
+    let source = tool.fetch(source, true).await?;
+    if !tool.with_directory(|directory| Ok(directory.clean))? {
+        tool.work_for(Duration::from_millis(250), Duration::from_secs(4)).await?;
+        tool.with_directory(|directory| {
+            directory.recover();
+            Ok(())
+        })?;
+    }
+    let ignores_births = tool.core.sabotage.is(Saboteur::IgnoreTimelineBirth);
+    let (fork, end) = tool.with_directory(|directory| {
+        Ok((compare(directory, &source, ignores_births)?, directory.flushed()))
+    })?;
+    if end > fork.at {
+        tool.rewind_to(fork).await?;
+    }
+    tool.with_directory(|directory| {
+        directory.become_standby_of(&source);
+        Ok(())
+    })?;
+    Ok(RewindReport { diverged_from: fork.at.min(end), diverged_to: end })
+}
+
+/// Where the histories part, or why that cannot be mended by going back.
+fn compare(target: &Directory, source: &Directory, ignores_births: bool) -> Result<Fork, String> {
+    if target.system != source.system {
+        return Err("the directories belong to different clusters".to_owned());
+    }
+    let Some(mut fork) = target.fork_with(source) else {
+        return Err("could not find a common ancestor of the timelines".to_owned());
+    };
+    let same_timeline = target.birth().timeline == source.birth().timeline;
+    if ignores_births && same_timeline {
+        // What the tool says of equal numbers: no rewind required.
+        fork.at = target.flushed();
+        return Ok(fork);
+    }
+    if !fork.same_births {
+        return Err(
+            "the same timeline number was born in two epochs, which a rewind cannot see".to_owned()
+        );
+    }
+    if same_timeline && target.flushed() > fork.at {
+        return Err("the target is ahead of the source on the same timeline".to_owned());
+    }
+    if target.flushed() > fork.at && source.lacks_log_since(fork.at) {
+        return Err("the source has recycled the log since the fork".to_owned());
+    }
+    Ok(fork)
+}
+
+impl<'a> Tool<'a> {
+    fn begin(core: &'a Core) -> Result<Self, PostgresError> {
+        let mut state = core.state();
+        state.dark = false;
+        if state.running.is_some() {
+            return Err(PostgresError::Transient("the server is running".to_owned()));
+        }
+        let (keep, cut) = oneshot::channel();
+        state.tool = Some(keep);
+        Ok(Self { core, cut })
+    }
+
+    async fn work_for(&mut self, typical: Duration, worst: Duration) -> Result<(), PostgresError> {
+        let span = self.core.stream.long_tail(typical, worst);
+        match select(&mut self.cut, sleep(span)).await {
+            Either::Left(_) => Err(PostgresError::Transient("ended by a stop".to_owned())),
+            Either::Right(_) => Ok(()),
+        }
+    }
+
+    /// What the source has on its disk.
+    async fn fetch(
+        &mut self,
+        source: &Upstream,
+        primary_only: bool,
+    ) -> Result<Directory, PostgresError> {
+        let answer = self.core.registry.copy(self.core.place(), source.node, primary_only);
+        match select(&mut self.cut, std::pin::pin!(within(SOURCE_WITHIN, answer))).await {
+            Either::Left(_) => Err(PostgresError::Transient("ended by a stop".to_owned())),
+            Either::Right((Some(Ok(Ok(copy))), _)) => Ok(copy),
+            Either::Right((Some(Ok(Err(why))), _)) => Err(PostgresError::Transient(why)),
+            Either::Right((Some(Err(_)) | None, _)) => {
+                Err(PostgresError::Transient(format!("{} does not answer", source.node)))
+            }
+        }
+    }
+
+    fn with_directory<T>(
+        &self,
+        look: impl FnOnce(&mut Directory) -> Result<T, String>,
+    ) -> Result<T, PostgresError> {
+        match &mut self.core.state().directory {
+            Some(directory) => look(directory).map_err(PostgresError::Permanent),
+            None => Err(PostgresError::Permanent("the data directory is empty".to_owned())),
+        }
+    }
+
+    /// Copies blocks over the directory: while that lasts it is worth nothing.
+    async fn rewind_to(&mut self, fork: Fork) -> Result<(), PostgresError> {
+        let diverged = self.with_directory(|directory| {
+            directory.broken = true;
+            Ok(directory.rewind_to(fork))
+        })?;
+        self.core.keep(&mut self.core.state(), diverged);
+        self.work_for(Duration::from_millis(380), Duration::from_secs(4)).await?;
+        if std::mem::take(&mut self.core.state().faults.fail_next_rewind) {
+            return Err(PostgresError::Permanent("the rewind broke off half-way".to_owned()));
+        }
+        self.with_directory(|directory| {
+            directory.broken = false;
+            Ok(())
+        })
+    }
+}
+
+impl Core {
+    fn move_aside(&self, state: &mut State) {
+        if let Some(old) = state.directory.take() {
+            self.keep(state, old.set_aside());
+        }
+    }
+
+    /// I7: what the directory loses is kept.
+    fn keep(&self, state: &mut State, aside: SetAside) {
+        let lost: Vec<_> = aside.rows().collect();
+        let kept_aside = !self.sabotage.is(Saboteur::WipeDivergedDirectory);
+        if kept_aside {
+            state.aside.push(aside);
+        }
+        self.report(Fact::DirectoryReplaced { server: self.node, lost, kept_aside });
+    }
+}
+
+impl Directory {
+    /// Which side a server in this directory is on.
+    pub(super) fn side(&self) -> Side {
+        if self.standby_signal { Side::Standby } else { Side::Primary }
+    }
+
+    /// What a single-user recovery does: the log is complete on the disk, and a former primary
+    /// adds its checkpoint.
+    fn recover(&mut self) {
+        if !self.standby_signal {
+            self.append(self.birth().born, None, 120);
+        }
+        self.flush_to(Lsn(u64::MAX));
+        self.clean = true;
+    }
+
+    fn become_standby_of(&mut self, source: &Self) {
+        self.know(source.history());
+        self.standby_signal = true;
+        self.upstream = None;
+    }
+}

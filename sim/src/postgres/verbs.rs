@@ -1,0 +1,241 @@
+//! The verbs of the manager: `env::Postgres` over the model.
+//!
+//! A verb that works on a stopped server's directory runs in its caller's task: killing the
+//! manager kills the tool. A verb for a running server sends a command to its process, which
+//! carries it out whether or not the manager lives to hear of it.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use pg_replica::env::{
+    Observation, Postgres, PostgresError, Process, ReceiverState, RewindReport, Side, StartAs,
+    StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
+};
+use pg_replica::ids::{Epoch, Lsn, Moment, SystemId};
+use tokio::sync::oneshot;
+
+use super::control::{Control, Reply};
+use super::server::Server;
+use super::state::{Phase, State, Walsender};
+use super::tools;
+use super::wire::Input;
+use crate::clock::{sleep, true_now};
+
+/// How long the manager waits for a server to look at it.
+const OBSERVE_WITHIN: Duration = Duration::from_millis(300);
+
+/// How long the manager waits for a command.
+const COMMAND_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the manager waits for a start, a recovery included.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// The server of a machine as its manager sees it.
+#[derive(Clone)]
+pub struct SimPostgres {
+    server: Server,
+}
+
+impl SimPostgres {
+    /// The verbs of `server`.
+    #[must_use]
+    pub fn new(server: Server) -> Self {
+        Self { server }
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    async fn command<T>(
+        &self,
+        make: impl FnOnce(Reply<T>) -> Control + Send,
+    ) -> Result<T, PostgresError> {
+        let core = self.server.core();
+        let typical = Duration::from_millis(2);
+        sleep(core.stream.long_tail(typical, Duration::from_millis(40))).await;
+        let answer = {
+            let mut state = core.state();
+            let Some(run) = &mut state.running else {
+                return Err(PostgresError::Transient("the server is not running".to_owned()));
+            };
+            let (reply, answer) = oneshot::channel();
+            run.put(Input::Control(make(reply)));
+            answer
+        };
+        match within(COMMAND_WITHIN, answer).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(PostgresError::Unknown("the connection broke".to_owned())),
+            None => Err(PostgresError::Unknown("the server did not answer in time".to_owned())),
+        }
+    }
+}
+
+impl Postgres for SimPostgres {
+    async fn observe(&self) -> Result<Observation, PostgresError> {
+        let core = self.server.core();
+        let span = core.stream.between(Duration::from_millis(1), Duration::from_millis(3));
+        sleep(span).await;
+        if self.server.process() == Process::Hung {
+            sleep(OBSERVE_WITHIN).await;
+        }
+        let mut state = core.state();
+        state.dark = false;
+        let process = core.process(&state);
+        Ok(look(&mut state, process))
+    }
+
+    async fn initialise(&self, epoch: Epoch) -> Result<SystemId, PostgresError> {
+        tools::initialise(&self.server, epoch).await
+    }
+
+    async fn clone_from(&self, source: &Upstream) -> Result<(), PostgresError> {
+        tools::clone_from(&self.server, source).await
+    }
+
+    async fn rewind(&self, source: &Upstream) -> Result<RewindReport, PostgresError> {
+        tools::rewind(&self.server, source).await
+    }
+
+    async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
+        let started = self.server.launch(how)?;
+        match within(START_WITHIN, started).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => {
+                Err(PostgresError::Transient("the server ended during its start".to_owned()))
+            }
+            None => Err(PostgresError::Unknown("the start takes too long".to_owned())),
+        }
+    }
+
+    async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
+        self.command(|reply| Control::Promote(epoch, reply)).await
+    }
+
+    async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
+        let upstream = upstream.clone();
+        self.command(|reply| Control::Follow(upstream, reply)).await
+    }
+
+    async fn detach(&self) -> Result<(), PostgresError> {
+        self.command(Control::Detach).await
+    }
+
+    async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
+        let sync = sync.clone();
+        self.command(|reply| Control::SetSync(sync, reply)).await
+    }
+
+    async fn admit(&self) -> Result<(), PostgresError> {
+        self.command(Control::Admit).await
+    }
+
+    async fn extend_lease(&self, epoch: Epoch, until: Moment) -> Result<bool, PostgresError> {
+        if !self.server.core().commit_fence {
+            return Ok(false);
+        }
+        self.command(|reply| Control::ExtendLease(epoch, until, reply)).await
+    }
+
+    async fn stop(&self, how: StopHow) -> Result<(), PostgresError> {
+        let core = self.server.core();
+        let (gone_send, gone) = oneshot::channel();
+        {
+            let mut state = core.state();
+            state.dark = false;
+            state.end_tool();
+            let Some(run) = &mut state.running else { return Ok(()) };
+            run.stop_waiters.push(gone_send);
+            if how == StopHow::Fast {
+                run.put(Input::Control(Control::StopFast));
+            }
+        }
+        match how {
+            StopHow::Immediate => {
+                let typical = Duration::from_millis(50);
+                sleep(core.stream.long_tail(typical, Duration::from_millis(400))).await;
+                self.server.kill_process("immediate stop");
+            }
+            // The process never sends anything; it drops its end when it dies.
+            StopHow::Fast => drop(gone.await),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SimPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimPostgres({})", self.server.node())
+    }
+}
+
+/// Waits for `future`, at most for `span`.
+pub(super) async fn within<T>(span: Duration, future: impl Future<Output = T>) -> Option<T> {
+    match select(std::pin::pin!(future), sleep(span)).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(((), _)) => None,
+    }
+}
+
+/// What a look at the server shows, where its process is in the state `process`.
+fn look(state: &mut State, process: Process) -> Observation {
+    let mut seen = Observation {
+        system: None,
+        ever_started: false,
+        process,
+        side: Side::Standby,
+        history: Vec::new(),
+        flushed: None,
+        replayed: None,
+        receiver: None,
+        streams: Vec::new(),
+        sync: SyncNames::default(),
+        admits: false,
+    };
+    let Some(directory) = &state.directory else {
+        seen.side = Side::Primary;
+        return seen;
+    };
+    seen.system = Some(directory.system);
+    seen.ever_started = directory.ever_started;
+    seen.side = directory.side();
+    seen.history = directory.history().to_vec();
+    if matches!(process, Process::Down { clean: true }) {
+        seen.flushed = Some(directory.flushed());
+        seen.replayed = seen.flushed;
+    }
+    let answers = matches!(process, Process::Up | Process::Stopping);
+    let Some(run) = state.running.as_mut().filter(|run| answers && run.phase != Phase::Starting)
+    else {
+        return seen;
+    };
+    seen.side = run.side;
+    seen.flushed = Some(directory.flushed());
+    seen.replayed = match run.side {
+        Side::Primary => seen.flushed,
+        Side::Standby => Some(run.advance_replay(true_now())),
+    };
+    seen.receiver =
+        run.receiver.as_ref().filter(|receiver| receiver.is_open()).map(|receiver| ReceiverState {
+            upstream: receiver.upstream.node,
+            epoch: receiver.upstream.epoch,
+            silent_for: true_now().saturating_sub(receiver.last_heard),
+        });
+    seen.streams = run.walsenders.values().filter(has_replied).map(stream_state).collect();
+    seen.streams.sort_by_key(|stream| stream.node);
+    seen.sync = run.sync.clone();
+    seen.admits = run.admits;
+    seen
+}
+
+fn has_replied(walsender: &&Walsender) -> bool {
+    walsender.flushed > Lsn::default()
+}
+
+fn stream_state(walsender: &Walsender) -> StreamState {
+    StreamState { node: walsender.standby, epoch: walsender.epoch, flushed: walsender.flushed }
+}
