@@ -8,7 +8,7 @@ macro_rules! saboteurs {
     ($($name:ident),+ $(,)?) => {
         /// A rule to break. The documentation of each names the rule.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[allow(missing_docs, reason = "the name is the documentation; docs/safety.md has the table")]
+        #[allow(missing_docs, reason = "docs/safety.md has the table of them")]
         pub enum Saboteur {
             $($name),+
         }

@@ -192,8 +192,8 @@ impl HostClock {
         u64::try_from(shown_ms.saturating_add(face.wall_offset_ms)).unwrap_or(0)
     }
 
-    /// The true time at which the clock shows `moment` if its rate stays what it is; `Duration::MAX`
-    /// while it stands still before that.
+    /// The true time at which the clock shows `moment` if its rate stays what it is;
+    /// `Duration::MAX` while it stands still before that.
     #[must_use]
     pub fn true_instant_of(&self, moment: Moment) -> Duration {
         lock(&self.0).true_instant_of(moment.since_origin())

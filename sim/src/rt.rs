@@ -24,8 +24,10 @@ use pg_replica::runtime::raft::OrderedWatch;
 use crate::clock::{HostClock, HostSleep};
 use crate::streams::Stream;
 
+type Ambients = BTreeMap<EngineNode, Ambient>;
+
 thread_local! {
-    static AMBIENT: RefCell<BTreeMap<EngineNode, Ambient>> = const { RefCell::new(BTreeMap::new()) };
+    static AMBIENT: RefCell<Ambients> = const { RefCell::new(Ambients::new()) };
 }
 
 /// The runtime.

@@ -76,7 +76,8 @@ fn what_is_wrong_is_said_in_one_sentence_with_its_place() {
         ),
         (
             format!(
-                "{HEAD}[[event]]\nat = \"1s\"\nfault = \"partition\"\nshape = \"halves\"\ntarget = \"one\"\n"
+                "{HEAD}[[event]]\nat = \"1s\"\nfault = \"partition\"\nshape = \"halves\"\n\
+                 target = \"one\"\n"
             ),
             "x.toml:7:1: `target` means nothing to the fault `partition`",
         ),

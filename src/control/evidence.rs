@@ -1,5 +1,5 @@
-//! L4 and L5 as arithmetic: is it certain that the former holder acknowledges nothing more, and that
-//! everything that was ever acknowledged is among the reports?
+//! L4 and L5 as arithmetic: is it certain that the former holder acknowledges nothing more, and
+//! that everything that was ever acknowledged is among the reports?
 //!
 //! The same function guards the decision (`ha::election`) and the application of it (`apply`), so
 //! that a decision which rested on a configuration that has changed since is refused.
@@ -50,11 +50,11 @@ type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 ///
 /// Each recorded configuration is proven to be covered in one of two ways: so many of its standbys
 /// have reported that one of them has every commit acknowledged under it; or the member that was
-/// primary then has reported, which has all that it ever acknowledged. (A later rewind takes nothing
-/// of that away: it keeps what its own successor had, and that was elected with all of it.)
+/// primary then has reported, which has all that it ever acknowledged. (A later rewind takes
+/// nothing of that away: it keeps what its own successor had, and that was elected with all of it.)
 ///
-/// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its lease
-/// is over, or every configuration that it may acknowledge under has lost too many standbys.
+/// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its
+/// lease is over, or every configuration that it may acknowledge under has lost too many standbys.
 #[must_use]
 pub fn missing_evidence(
     control: &ControlState,

@@ -75,25 +75,29 @@ impl Timing {
         let t = self;
         if t.heartbeat_ms == 0 || t.heartbeat_ms * 3 > t.lease_ms {
             return Err(format!(
-                "heartbeat_ms is {} and lease_ms is {}: at least three heartbeats must fit into a lease",
+                "heartbeat_ms is {} and lease_ms is {}: at least three heartbeats must fit into a \
+                 lease",
                 t.heartbeat_ms, t.lease_ms
             ));
         }
         if t.guard_margin_ms >= t.fence_margin_ms {
             return Err(format!(
-                "guard_margin_ms is {} and fence_margin_ms is {}: the manager must act before the guard does",
+                "guard_margin_ms is {} and fence_margin_ms is {}: the manager must act before \
+                 the guard does",
                 t.guard_margin_ms, t.fence_margin_ms
             ));
         }
         if t.fence_margin_ms + t.heartbeat_ms * 2 > t.lease_ms {
             return Err(format!(
-                "fence_margin_ms is {} and lease_ms is {}: one lost heartbeat would fence the primary",
+                "fence_margin_ms is {} and lease_ms is {}: one lost heartbeat would fence the \
+                 primary",
                 t.fence_margin_ms, t.lease_ms
             ));
         }
         if t.suspect_ms < t.heartbeat_ms * 2 {
             return Err(format!(
-                "suspect_ms is {} and heartbeat_ms is {}: one lost heartbeat would be taken for a failure",
+                "suspect_ms is {} and heartbeat_ms is {}: one lost heartbeat would be taken for \
+                 a failure",
                 t.suspect_ms, t.heartbeat_ms
             ));
         }

@@ -29,7 +29,8 @@ pub enum NetworkError {
     /// The machine at that address runs on another store than expected: it lost its disk, or the
     /// address belongs to somebody else now.
     #[error(
-        "{0} answers with another identity than the cluster knows; remove the member and add it under a new number"
+        "{0} answers with another identity than the cluster knows; remove the member and add it \
+         under a new number"
     )]
     WrongIncarnation(NodeId),
 }

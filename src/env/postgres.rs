@@ -238,8 +238,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<SystemId, PostgresError>> + Send;
 
     /// Replaces the directory with a copy of `source`, in recovery and not started. The old
-    /// directory, if there was one, is moved aside at the very end and never removed (I7). Cancelled
-    /// or cut short, it leaves the directory as it was.
+    /// directory, if there was one, is moved aside at the very end and never removed (I7).
+    /// Cancelled or cut short, it leaves the directory as it was.
     fn clone_from(
         &self,
         source: &Upstream,

@@ -1,4 +1,5 @@
-//! The agent's memory: what this member knows of its own Postgres, its lease, and what is under way.
+//! The agent's memory: what this member knows of its own Postgres, its lease, and what is under
+//! way.
 //!
 //! It decides nothing; `desire` and `fencing` do, from what is kept here.
 

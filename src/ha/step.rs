@@ -512,7 +512,8 @@ impl Core {
         actions.push(Action::SendHeartbeat { to, sent: self.now, report, renew });
     }
 
-    /// The leader, or, where it does not answer, the other members in turn: one of them may reach it.
+    /// The leader, or, where it does not answer, the other members in turn: one of them may reach
+    /// it.
     fn heartbeat_target(&mut self) -> Option<NodeId> {
         let leader = self.raft.leader;
         if leader == Some(self.me) || (leader.is_some() && self.agent.unanswered < RELAY_AFTER) {

@@ -1,8 +1,8 @@
 //! Quorum-sync: which standbys' confirmations count, and when a change of them is complete.
 //!
-//! A change is joint. The new set is recorded beside the old one, Postgres obeys it, everything that
-//! was acknowledged under the old one is seen on the new one, and only then is the old one dropped.
-//! Each step is decided afresh from the control state and the primary's last report, so an
+//! A change is joint. The new set is recorded beside the old one, Postgres obeys it, everything
+//! that was acknowledged under the old one is seen on the new one, and only then is the old one
+//! dropped. Each step is decided afresh from the control state and the primary's last report, so an
 //! interruption at any point is harmless.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,7 +80,8 @@ impl SyncWatch {
     }
 
     /// Everything acknowledged under an older configuration is on the target's standbys: enough of
-    /// them have confirmed the place where the primary's log ended when it began to obey the target.
+    /// them have confirmed the place where the primary's log ended when it began to obey the
+    /// target.
     fn is_settled(
         &mut self,
         control: &ControlState,

@@ -1,5 +1,5 @@
-//! Answering other members. Raft's messages go to Raft, heartbeats to the core, and a heartbeat that
-//! reached the wrong member is passed on once.
+//! Answering other members. Raft's messages go to Raft, heartbeats to the core, and a heartbeat
+//! that reached the wrong member is passed on once.
 
 use std::sync::Arc;
 use std::time::Duration;

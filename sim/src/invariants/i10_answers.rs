@@ -1,5 +1,5 @@
-//! **I10 answers.** An operator's command is done once, refused, or reported as unknown; it is never
-//! silently dropped or doubled.
+//! **I10 answers.** An operator's command is done once, refused, or reported as unknown; it is
+//! never silently dropped or doubled.
 //!
 //! Checked on every control state: an order that ended never changes its outcome, and the handover
 //! that an order asks for begins once at most, and never after the order was refused. Checked on
