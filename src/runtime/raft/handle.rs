@@ -286,10 +286,15 @@ impl<E: NodeEnv> RaftHandle<E> {
     }
 
     /// Asks the library to hand leadership to another voter. Whether it happened is seen in
-    /// `view`.
+    /// `view`. Without a quorum's help nothing is lost but the time of an election.
     pub async fn transfer_leadership(&self, to: NodeId) {
-        // The only failure is that consensus has died, which `changed` reports.
-        let _ = self.0.raft.trigger().transfer_leader(to.0).await;
+        let view = self.view();
+        // A leader that has begun to hand over serves nobody until it is followed by another, so
+        // it begins only where somebody can follow.
+        if view.leads && to != self.0.options.node && view.voters.contains(&to) {
+            // The only failure is that consensus has died, which `changed` reports.
+            let _ = self.0.raft.trigger().transfer_leader(to.0).await;
+        }
     }
 
     /// Makes these the voters and the other members learners; whoever is not among the members
