@@ -4,7 +4,8 @@
 //! `clock`, `fabric`, `transport`, `disk`, `guard` (the environment that the node runs in),
 //! `postgres` (the model of the server), `host` (a machine of the three), `workload` and `witness`
 //! (clients, and what is seen of them from above), `invariants` (I1 to I10), `scenario` (what is to
-//! happen), `world` (all of it together), `tools` (the command line's verbs).
+//! happen), `nemesis` (makes it happen), `report` (what came of it), `world` (all of it together),
+//! `tools` (the command line's verbs).
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -18,8 +19,10 @@ pub mod fabric;
 pub mod guard;
 pub mod host;
 pub mod invariants;
+pub mod nemesis;
 pub mod place;
 pub mod postgres;
+pub mod report;
 pub mod rt;
 pub mod scenario;
 pub mod sometimes;

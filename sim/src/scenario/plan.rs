@@ -8,6 +8,8 @@ use pg_replica::control::{Mode, Timing};
 use pg_replica::ids::NodeId;
 use pg_replica::sabotage::Saboteur;
 
+use crate::sometimes::Sometimes;
+
 use super::fault::Fault;
 use super::write::plan_table;
 
@@ -105,7 +107,7 @@ pub struct Expect {
     /// How many clones were made after the first.
     pub clones: Option<Bounds>,
     /// Rare states that must have been reached.
-    pub sometimes: BTreeSet<String>,
+    pub sometimes: BTreeSet<Sometimes>,
     /// The run must violate this invariant, and no other outcome will do.
     pub violation: Option<String>,
 }

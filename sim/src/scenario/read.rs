@@ -9,6 +9,8 @@ use pg_replica::control::{Mode, Settings, Timing};
 use pg_replica::ids::NodeId;
 use pg_replica::sabotage::Saboteur;
 
+use crate::sometimes::Sometimes;
+
 use super::fault::{Fault, Order};
 use super::guarantee::unpromised;
 use super::plan::{Bounds, Cluster, EndPrimary, Expect, FORMAT, Plan, PlanEvent, Workload};
@@ -293,7 +295,10 @@ fn read_expect(
     expect.rewinds = read_bounds(&mut fields, "rewinds")?;
     expect.clones = read_bounds(&mut fields, "clones")?;
     for value in fields.list("sometimes")?.unwrap_or_default() {
-        expect.sometimes.insert(value.text(fields.source(), "sometimes")?);
+        let name = value.text(fields.source(), "sometimes")?;
+        let state = Sometimes::from_str(&name)
+            .map_err(|error| fields.source().bad(&value.span, error.to_string()))?;
+        expect.sometimes.insert(state);
     }
     if let Some(value) = fields.take("violation") {
         let name = value.text(fields.source(), "violation")?;

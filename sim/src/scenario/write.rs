@@ -309,7 +309,7 @@ fn expect_table(expect: &Expect) -> Table {
     }
     if !expect.sometimes.is_empty() {
         let names: Vec<Value> =
-            expect.sometimes.iter().map(|name| Value::from(name.as_str())).collect();
+            expect.sometimes.iter().map(|name| Value::from(name.name())).collect();
         put(&mut table, "sometimes", names);
     }
     if let Some(violation) = &expect.violation {

@@ -1,0 +1,417 @@
+//! Makes a plan happen: an ordered list of times at which something breaks or heals.
+//!
+//! It knows when and to whom; how a machine is crashed or a link cut is the world's business, which
+//! is reached through [`Machines`]. Faults may overlap: what two of them have broken heals when the
+//! last of them is over.
+
+mod cuts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+
+use crate::clock::sleep_until_true;
+use crate::fabric::{LinkFault, Port};
+use crate::place::Place;
+use crate::scenario::{
+    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PostgresFlaw, Process, Target,
+};
+
+/// What the nemesis can do to a world. Every verb takes effect at once and never waits.
+pub trait Machines {
+    /// The members that a target means now. A machine that is gone is never among them.
+    fn resolve(&self, target: Target) -> Vec<NodeId>;
+    /// A number below `n` from the stream of what faults leave open.
+    fn draw(&self, n: usize) -> usize;
+    /// Every machine that exists, in order.
+    fn hosts(&self) -> Vec<NodeId>;
+    /// Every client, in order.
+    fn clients(&self) -> Vec<u32>;
+    /// Cuts one direction. Counted.
+    fn block(&self, from: Place, to: Place, port: Option<Port>);
+    /// Ends one cut.
+    fn unblock(&self, from: Place, to: Place, port: Option<Port>);
+    /// Gives one direction a fault, in place of the one that it had.
+    fn set_link(&self, from: Place, to: Place, fault: LinkFault);
+    /// Takes it away.
+    fn clear_link(&self, from: Place, to: Place);
+    /// Ends a process, or with `Host` all of them.
+    fn crash(&self, node: NodeId, process: Process);
+    /// The machine loses its power.
+    fn power_loss(&self, node: NodeId);
+    /// Starts what was ended; with `Host`, everything that a machine starts by itself. Never asked
+    /// for `Postgres`, which its manager starts.
+    fn restart(&self, node: NodeId, process: Process);
+    /// Stops a process, or with `Host` the machine. Counted.
+    fn pause(&self, node: NodeId, process: Process, with_clock: bool);
+    /// Ends one pause.
+    fn resume(&self, node: NodeId, process: Process);
+    /// The machine is gone for ever, disk included.
+    fn destroy(&self, node: NodeId);
+    /// An empty machine `new` appears, and the operator admits it and removes `old`.
+    fn replace(&self, old: NodeId, new: NodeId);
+    /// Sets the rate of a monotonic clock; zero is true time.
+    fn set_clock_rate(&self, node: NodeId, ppm: i64);
+    /// Moves a wall clock.
+    fn jump_clock(&self, node: NodeId, by_ms: i64);
+    /// Puts a disk into exactly this state.
+    fn set_disk(&self, node: NodeId, flaws: &DiskFlaws);
+    /// Switches a flaw of a Postgres on or off. `WalRecycled` is only ever switched on: it is an
+    /// event.
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool);
+    /// Sends an order, in a task of its own. Every target in it is a `Target::Node`.
+    fn order(&self, order: Order, answer: Answer, times: u32);
+    /// A line of the trace.
+    fn note(&self, line: String);
+    /// Nothing is broken any more, whatever was.
+    fn heal_everything(&self);
+}
+
+/// Everything that is wrong with a disk at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskFlaws {
+    /// How long every write and sync takes.
+    pub slow: Option<Duration>,
+    /// Whether they wait.
+    pub stalled: bool,
+    /// Whether there is no space.
+    pub full: bool,
+    /// Whether writes fail.
+    pub failing_writes: bool,
+    /// Whether syncs fail.
+    pub failing_syncs: bool,
+}
+
+/// Carries out the plan, whose times count from `began`, and heals everything at its end.
+pub async fn run(plan: &Plan, began: Duration, machines: &impl Machines) {
+    let mut nemesis = Nemesis::new(machines);
+    for (at, step) in steps(plan) {
+        sleep_until_true(began + at).await;
+        match step {
+            Step::Apply(index) => nemesis.apply(index, &plan.events[index].fault),
+            Step::Heal(index) => nemesis.heal(index),
+        }
+    }
+    sleep_until_true(began + plan.duration).await;
+    nemesis.heal_all();
+}
+
+/// What happens at one time to the event of this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Heal(usize),
+    Apply(usize),
+}
+
+/// How to take one effect back.
+#[derive(Clone, Debug)]
+enum Undo {
+    Unblock(Place, Place, Option<Port>),
+    Link(Place, Place),
+    Restart(NodeId, Process),
+    Resume(NodeId, Process),
+    ClockRate(NodeId),
+    Disk(NodeId),
+    Postgres(NodeId, PostgresFlaw),
+    Replace(NodeId, NodeId),
+}
+
+struct Nemesis<'a, M> {
+    machines: &'a M,
+    undo: BTreeMap<usize, Vec<Undo>>,
+    gone: BTreeSet<NodeId>,
+    down: BTreeMap<(NodeId, Process), u32>,
+    links: BTreeMap<(Place, Place), Vec<(usize, LinkFlaw)>>,
+    rates: BTreeMap<NodeId, Vec<(usize, i64)>>,
+    disks: BTreeMap<NodeId, Vec<(usize, DiskFlaw)>>,
+    flaws: BTreeMap<(NodeId, PostgresFlaw), u32>,
+}
+
+/// The plan's times, in order. At one time healing comes first, so that a fault that follows
+/// another without a gap is not healed by it.
+fn steps(plan: &Plan) -> Vec<(Duration, Step)> {
+    let mut steps = Vec::new();
+    for (index, event) in plan.events.iter().enumerate() {
+        let end = event.lasts.map(|lasts| event.at + lasts);
+        if let (Fault::CrashLoop { period, .. }, Some(end)) = (&event.fault, end) {
+            let mut at = event.at;
+            while at < end {
+                steps.push((at, Step::Apply(index)));
+                steps.push((at + *period / 2, Step::Heal(index)));
+                at += *period;
+            }
+            continue;
+        }
+        steps.push((event.at, Step::Apply(index)));
+        if let Some(end) = end {
+            steps.push((end, Step::Heal(index)));
+        }
+    }
+    steps.sort();
+    steps
+}
+
+impl<'a, M: Machines> Nemesis<'a, M> {
+    fn new(machines: &'a M) -> Self {
+        Self {
+            machines,
+            undo: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            down: BTreeMap::new(),
+            links: BTreeMap::new(),
+            rates: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            flaws: BTreeMap::new(),
+        }
+    }
+
+    fn resolve(&self, target: Target) -> Vec<NodeId> {
+        let mut nodes = self.machines.resolve(target);
+        let hosts = self.machines.hosts();
+        nodes.retain(|node| hosts.contains(node) && !self.gone.contains(node));
+        nodes
+    }
+
+    fn apply(&mut self, index: usize, fault: &Fault) {
+        let undo = match fault {
+            Fault::Partition { shape, ports } => {
+                let cuts = cuts::of(shape, &|target| self.resolve(target), self.machines);
+                let port = cuts::port(*ports);
+                for (from, to) in &cuts {
+                    self.machines.block(*from, *to, port);
+                }
+                cuts.into_iter().map(|(from, to)| Undo::Unblock(from, to, port)).collect()
+            }
+            Fault::Link { links, flaw } => {
+                let ways = cuts::links(*links, &|target| self.resolve(target), self.machines);
+                for way in &ways {
+                    self.links.entry(*way).or_default().push((index, *flaw));
+                    self.show_link(*way);
+                }
+                ways.into_iter().map(|(from, to)| Undo::Link(from, to)).collect()
+            }
+            Fault::Order { order, answer, times } => {
+                self.order(order, *answer, *times);
+                Vec::new()
+            }
+            Fault::Crash { target, .. }
+            | Fault::CrashLoop { target, .. }
+            | Fault::Pause { target, .. }
+            | Fault::PowerLoss { target }
+            | Fault::ReplaceMachine { target, .. }
+            | Fault::ClockRate { target, .. }
+            | Fault::ClockJump { target, .. }
+            | Fault::Disk { target, .. }
+            | Fault::Postgres { target, .. } => {
+                let nodes = self.resolve(*target);
+                let hit: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                self.machines.note(format!("{fault}: {}", hit.join(" ")));
+                nodes.into_iter().filter_map(|node| self.strike(index, fault, node)).collect()
+            }
+        };
+        if matches!(fault, Fault::Partition { .. } | Fault::Link { .. }) {
+            self.machines.note(format!("{fault}"));
+        }
+        self.undo.entry(index).or_default().extend(undo);
+    }
+
+    /// One fault of one machine.
+    fn strike(&mut self, index: usize, fault: &Fault, node: NodeId) -> Option<Undo> {
+        match fault {
+            Fault::Crash { process, .. } | Fault::CrashLoop { process, .. } => {
+                self.machines.crash(node, *process);
+                if *process == Process::Postgres {
+                    return None;
+                }
+                *self.down.entry((node, *process)).or_default() += 1;
+                Some(Undo::Restart(node, *process))
+            }
+            Fault::PowerLoss { .. } => {
+                self.machines.power_loss(node);
+                *self.down.entry((node, Process::Host)).or_default() += 1;
+                Some(Undo::Restart(node, Process::Host))
+            }
+            Fault::Pause { process, with_clock, .. } => {
+                self.machines.pause(node, *process, *with_clock);
+                Some(Undo::Resume(node, *process))
+            }
+            Fault::ReplaceMachine { node: new, .. } => {
+                self.machines.destroy(node);
+                self.gone.insert(node);
+                Some(Undo::Replace(node, *new))
+            }
+            Fault::ClockRate { ppm, .. } => {
+                self.rates.entry(node).or_default().push((index, *ppm));
+                self.machines.set_clock_rate(node, *ppm);
+                Some(Undo::ClockRate(node))
+            }
+            Fault::ClockJump { by_ms, .. } => {
+                self.machines.jump_clock(node, *by_ms);
+                None
+            }
+            Fault::Disk { flaw, .. } => {
+                self.disks.entry(node).or_default().push((index, *flaw));
+                self.show_disk(node);
+                Some(Undo::Disk(node))
+            }
+            Fault::Postgres { flaw, .. } => {
+                self.machines.set_postgres(node, *flaw, true);
+                if *flaw == PostgresFlaw::WalRecycled {
+                    return None;
+                }
+                *self.flaws.entry((node, *flaw)).or_default() += 1;
+                Some(Undo::Postgres(node, *flaw))
+            }
+            Fault::Partition { .. } | Fault::Link { .. } | Fault::Order { .. } => None,
+        }
+    }
+
+    fn heal(&mut self, index: usize) {
+        let undone = self.undo.remove(&index).unwrap_or_default();
+        if !undone.is_empty() {
+            self.machines.note(format!("event {index} heals"));
+        }
+        for undo in undone {
+            self.undo(index, undo);
+        }
+    }
+
+    fn undo(&mut self, index: usize, undo: Undo) {
+        match undo {
+            Undo::Unblock(from, to, port) => self.machines.unblock(from, to, port),
+            Undo::Link(from, to) => {
+                if let Some(flaws) = self.links.get_mut(&(from, to)) {
+                    flaws.retain(|(other, _)| *other != index);
+                }
+                self.show_link((from, to));
+            }
+            Undo::Replace(old, new) => self.machines.replace(old, new),
+            Undo::Restart(node, _)
+            | Undo::Resume(node, _)
+            | Undo::ClockRate(node)
+            | Undo::Disk(node)
+            | Undo::Postgres(node, _)
+                if self.gone.contains(&node) => {}
+            Undo::Restart(node, process) => self.restart(node, process),
+            Undo::Resume(node, process) => self.machines.resume(node, process),
+            Undo::ClockRate(node) => {
+                let rates = self.rates.entry(node).or_default();
+                rates.retain(|(other, _)| *other != index);
+                self.machines.set_clock_rate(node, rates.last().map_or(0, |(_, ppm)| *ppm));
+            }
+            Undo::Disk(node) => {
+                self.disks.entry(node).or_default().retain(|(other, _)| *other != index);
+                self.show_disk(node);
+            }
+            Undo::Postgres(node, flaw) => {
+                let count = self.flaws.entry((node, flaw)).or_default();
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.machines.set_postgres(node, flaw, false);
+                }
+            }
+        }
+    }
+
+    /// A process comes back when nothing keeps it down any more, and never on a machine that is
+    /// down itself: that one starts it when it comes back.
+    fn restart(&mut self, node: NodeId, process: Process) {
+        let count = self.down.entry((node, process)).or_default();
+        *count = count.saturating_sub(1);
+        let host_is_up = self.down.get(&(node, Process::Host)).is_none_or(|count| *count == 0);
+        if self.down.get(&(node, process)) == Some(&0) && host_is_up {
+            self.machines.restart(node, process);
+        }
+    }
+
+    fn show_link(&self, way: (Place, Place)) {
+        let Some(flaws) = self.links.get(&way).filter(|flaws| !flaws.is_empty()) else {
+            self.machines.clear_link(way.0, way.1);
+            return;
+        };
+        let mut fault = LinkFault::default();
+        for (_, flaw) in flaws {
+            match flaw {
+                LinkFlaw::Loss { percent } => fault.loss = fault.loss.max(share(*percent)),
+                LinkFlaw::Duplicate { percent } => {
+                    fault.duplicate = fault.duplicate.max(share(*percent));
+                }
+                LinkFlaw::Delay { delay } => {
+                    // Half of it always, the rest by chance: a spike, and not only a wide spread.
+                    fault.extra = fault.extra.max(*delay / 2);
+                    fault.jitter = fault.jitter.max(*delay / 2);
+                }
+                LinkFlaw::Reorder { percent } => {
+                    let held = Duration::from_millis(u64::from(*percent));
+                    fault.jitter = fault.jitter.max(held);
+                }
+            }
+        }
+        self.machines.set_link(way.0, way.1, fault);
+    }
+
+    fn show_disk(&self, node: NodeId) {
+        let mut shown = DiskFlaws::default();
+        for (_, flaw) in self.disks.get(&node).into_iter().flatten() {
+            match flaw {
+                DiskFlaw::Slow { latency } => shown.slow = shown.slow.max(Some(*latency)),
+                DiskFlaw::Stall => shown.stalled = true,
+                DiskFlaw::Full => shown.full = true,
+                DiskFlaw::Errors { writes, syncs } => {
+                    shown.failing_writes |= writes;
+                    shown.failing_syncs |= syncs;
+                }
+            }
+        }
+        self.machines.set_disk(node, &shown);
+    }
+
+    /// An order names members; one whose target is nobody at the moment is not sent.
+    fn order(&self, order: &Order, answer: Answer, times: u32) {
+        let one = |target: Target| {
+            let mut nodes = self.machines.resolve(target);
+            (!nodes.is_empty()).then(|| Target::Node(nodes.remove(0)))
+        };
+        let named = match order {
+            Order::Switchover { to: Some(to) } => {
+                one(*to).map(|to| Order::Switchover { to: Some(to) })
+            }
+            Order::Failover { to: Some(to), accept_data_loss } => one(*to)
+                .map(|to| Order::Failover { to: Some(to), accept_data_loss: *accept_data_loss }),
+            Order::Remove { target } => one(*target).map(|target| Order::Remove { target }),
+            Order::Tag { target, priority, no_failover } => one(*target).map(|target| Order::Tag {
+                target,
+                priority: *priority,
+                no_failover: *no_failover,
+            }),
+            Order::Switchover { to: None }
+            | Order::Failover { to: None, .. }
+            | Order::Pause
+            | Order::Resume
+            | Order::Add { .. }
+            | Order::SetMode(_)
+            | Order::SetLease(_)
+            | Order::SetMaxLag(_) => Some(order.clone()),
+        };
+        match named {
+            Some(order) => {
+                self.machines.note(format!("the operator asks: {order:?}"));
+                self.machines.order(order, answer, times);
+            }
+            None => self.machines.note(format!("nobody to ask for: {order:?}")),
+        }
+    }
+
+    fn heal_all(&mut self) {
+        for index in self.undo.keys().copied().collect::<Vec<usize>>() {
+            self.heal(index);
+        }
+        self.machines.note("everything heals".into());
+        self.machines.heal_everything();
+    }
+}
+
+fn share(percent: u32) -> f64 {
+    f64::from(percent.min(100)) / 100.0
+}

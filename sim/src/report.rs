@@ -1,0 +1,273 @@
+//! What a run came to, and whether that is what its plan expects.
+//!
+//! The world measures; this file compares. Invariants are not judged here: they hold in every run,
+//! whatever a plan says, and their violations arrive from the oracle.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+use serde::Serialize;
+
+use crate::invariants;
+use crate::scenario::{EndPrimary, Expect, Plan, write_duration};
+use crate::sometimes::Sometimes;
+
+/// A gap between two acknowledged commits that is longer than this is an outage.
+const OUTAGE_LEAST: Duration = Duration::from_millis(300);
+
+/// A promise that was not kept, or an expectation that was not met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// `I1` to `I10`, or `expect`.
+    pub invariant: String,
+    /// True time since the clients began.
+    pub at: Duration,
+    /// One sentence.
+    pub what: String,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RunReport {
+    /// The seed.
+    pub seed: u64,
+    /// The plan's number.
+    pub plan_hash: u64,
+    /// A number for everything that happened.
+    pub trace_hash: u64,
+    /// How long the run was, in true time of the world.
+    pub virtual_time: Duration,
+    /// What went wrong; empty is a clean run.
+    pub violations: Vec<Violation>,
+    /// The rare states that were reached.
+    pub sometimes: BTreeSet<&'static str>,
+    /// How long clients waited for a commit, wherever that was noticeable.
+    pub outages: Vec<Duration>,
+    /// Acknowledged rows.
+    pub acknowledged: u64,
+    /// Acknowledged rows that are missing in the end.
+    pub lost: u64,
+    /// Primacies after the first.
+    pub failovers: u64,
+    /// What the operator asked for and was told.
+    pub orders: Vec<String>,
+    /// What happened, one line per event; empty unless it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// What the world has seen of a run, beyond the invariants. Times count from the clients' begin.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// When a client was told of a commit, in order.
+    pub commits: Vec<Duration>,
+    /// When everything had healed.
+    pub healed: Duration,
+    /// When the run ended.
+    pub ended: Duration,
+    /// The first primary that the clients saw.
+    pub first_primary: Option<NodeId>,
+    /// The last one.
+    pub last_primary: Option<NodeId>,
+    /// Acknowledged rows that are missing in the end.
+    pub lost: u64,
+    /// Primacies after the first.
+    pub failovers: u64,
+    /// Rewinds that were done.
+    pub rewinds: u64,
+    /// Clones that were done after the standbys' first ones.
+    pub clones: u64,
+    /// Orders whose answer was not the wanted one, in sentences.
+    pub wrong_answers: Vec<String>,
+    /// Rare states.
+    pub sometimes: BTreeSet<Sometimes>,
+}
+
+impl From<&invariants::Violation> for Violation {
+    fn from(found: &invariants::Violation) -> Self {
+        Self { invariant: found.invariant.to_string(), at: found.at, what: found.what.clone() }
+    }
+}
+
+impl Measured {
+    /// Every noticeable gap between two commits that ends after `from`, with its begin.
+    fn gaps(&self, from: Duration) -> Vec<(Duration, Duration)> {
+        let mut gaps = Vec::new();
+        let mut last = self.commits.first().copied().unwrap_or_default();
+        for at in self.commits.iter().copied().chain([self.ended]) {
+            let gap = at.saturating_sub(last);
+            if gap >= OUTAGE_LEAST && at >= from {
+                gaps.push((last, gap));
+            }
+            last = last.max(at);
+        }
+        gaps
+    }
+
+    /// How long clients waited for a commit from the plan's first event on.
+    #[must_use]
+    pub fn outages(&self, plan: &Plan) -> Vec<Duration> {
+        let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
+        self.gaps(first).into_iter().map(|(_, gap)| gap).collect()
+    }
+
+    /// Compares with what the plan expects, and returns what is to be reported of the run: the
+    /// oracle's findings and the unmet expectations, or for a run that breaks a rule on purpose,
+    /// only that it went unnoticed.
+    #[must_use]
+    pub fn judge(&self, plan: &Plan, found: Vec<Violation>) -> Vec<Violation> {
+        if let Some(wanted) = &plan.expect.violation {
+            if found.iter().any(|violation| violation.invariant == *wanted) {
+                return Vec::new();
+            }
+            let others: Vec<String> = found.iter().map(|v| v.invariant.clone()).collect();
+            let others = if others.is_empty() { "nothing".into() } else { others.join(", ") };
+            let what = format!("a violation of {wanted} was expected, and {others} was found");
+            return vec![Violation { invariant: "expect".into(), at: self.ended, what }];
+        }
+        let mut all = found;
+        all.extend(self.unmet(plan));
+        all
+    }
+
+    fn unmet(&self, plan: &Plan) -> Vec<Violation> {
+        let expect = &plan.expect;
+        let mut unmet = Vec::new();
+        let mut miss = |at: Duration, what: String| {
+            unmet.push(Violation { invariant: "expect".into(), at, what });
+        };
+        let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
+        if let Some(within) = expect.writable_within {
+            for (at, gap) in self.gaps(first).into_iter().filter(|(_, gap)| *gap > within) {
+                let (gap, within) = (write_duration(gap), write_duration(within));
+                miss(at, format!("nothing was writable for {gap}, and {within} is the most"));
+            }
+        }
+        if let Some(after) = expect.writable_after {
+            let next = self.commits.iter().find(|at| **at >= self.healed);
+            if next.is_none_or(|at| *at > self.healed + after) {
+                let after = write_duration(after);
+                miss(self.healed, format!("nothing was writable within {after} of healing"));
+            }
+        }
+        for (from, to) in &expect.silent {
+            if let Some(at) = self.commits.iter().find(|at| (*from..*to).contains(*at)) {
+                miss(*at, "a commit was acknowledged where nothing should have been".into());
+            }
+        }
+        for sentence in self.unmet_in_the_end(expect) {
+            miss(self.ended, sentence);
+        }
+        for answer in &self.wrong_answers {
+            miss(self.ended, answer.clone());
+        }
+        unmet
+    }
+
+    fn unmet_in_the_end(&self, expect: &Expect) -> Vec<String> {
+        let mut unmet = Vec::new();
+        if let Some(most) = expect.lost_acknowledged
+            && self.lost > most
+        {
+            unmet.push(format!("{} acknowledged rows are lost, and {most} is the most", self.lost));
+        }
+        let counts = [
+            ("primacies after the first", self.failovers, expect.failovers),
+            ("rewinds", self.rewinds, expect.rewinds),
+            ("clones", self.clones, expect.clones),
+        ];
+        for (what, count, bounds) in counts {
+            if let Some(bounds) = bounds
+                && !bounds.holds(count)
+            {
+                unmet.push(format!("there were {count} {what}, and {bounds} are expected"));
+            }
+        }
+        let named = |node: Option<NodeId>| node.map_or("nobody".into(), |node| node.to_string());
+        let (first, last) = (named(self.first_primary), named(self.last_primary));
+        let right = match expect.primary {
+            None => true,
+            Some(EndPrimary::Same) => self.last_primary == self.first_primary,
+            Some(EndPrimary::Other) => {
+                self.last_primary.is_some() && self.last_primary != self.first_primary
+            }
+            Some(EndPrimary::Node(node)) => self.last_primary == Some(node),
+        };
+        if !right {
+            unmet.push(format!("{last} is primary in the end, where {first} was in the beginning"));
+        }
+        for state in &expect.sometimes {
+            if !self.sometimes.contains(state) {
+                unmet.push(format!("the state {state} was not reached"));
+            }
+        }
+        unmet
+    }
+}
+
+impl RunReport {
+    /// Whether nothing went wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:.3}s: {}", self.invariant, self.at.as_secs_f64(), self.what)
+    }
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        for order in &self.orders {
+            writeln!(f, "order        {order}")?;
+        }
+        let longest = self.outages.iter().max().copied().unwrap_or_default();
+        writeln!(
+            f,
+            "seed {}: {:.1} virtual seconds, {} rows acknowledged, {} lost, {} failovers, longest \
+             write outage {:.2}s",
+            self.seed,
+            self.virtual_time.as_secs_f64(),
+            self.acknowledged,
+            self.lost,
+            self.failovers,
+            longest.as_secs_f64()
+        )?;
+        writeln!(f, "plan {:016x}, trace {:016x}", self.plan_hash, self.trace_hash)?;
+        if !self.sometimes.is_empty() {
+            let names: Vec<&str> = self.sometimes.iter().copied().collect();
+            writeln!(f, "reached: {}", names.join(", "))?;
+        }
+        for violation in &self.violations {
+            writeln!(f, "VIOLATION    {violation}")?;
+        }
+        write!(f, "{}", if self.is_clean() { "clean" } else { "NOT CLEAN" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(commits_ms: &[u64], ended_ms: u64) -> Measured {
+        let ms = Duration::from_millis;
+        let commits = commits_ms.iter().copied().map(ms).collect();
+        Measured { commits, ended: ms(ended_ms), ..Measured::default() }
+    }
+
+    #[test]
+    fn an_outage_is_a_gap_and_the_end_of_a_run_closes_it() {
+        let seen = measured(&[0, 100, 1_900, 2_000], 3_000);
+        let gaps = seen.gaps(Duration::ZERO);
+        let lengths: Vec<u128> = gaps.iter().map(|(_, gap)| gap.as_millis()).collect();
+        assert_eq!(lengths, [1_800, 1_000]);
+        assert_eq!(seen.gaps(Duration::from_millis(2_500)).len(), 1);
+    }
+}
