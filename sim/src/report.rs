@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
+use pg_replica::sabotage::Saboteur;
 use serde::Serialize;
 
 use crate::invariants;
@@ -56,6 +57,20 @@ pub struct RunReport {
     /// What happened, one line per event; empty unless it was asked for.
     pub trace: Vec<String>,
 }
+
+/// How a run is made, beyond its plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Keep the trace's text, not only its hash.
+    pub keep_trace: bool,
+    /// The rule to break, whatever the plan says about it.
+    pub sabotage: Option<Saboteur>,
+    /// Let true entropy in on purpose: the check of determinism has to notice.
+    pub canary: bool,
+}
+
+/// What makes a run of a plan.
+pub type Runner = fn(&Plan, &RunOptions) -> RunReport;
 
 /// What the world has seen of a run, beyond the invariants. Times count from the clients' begin.
 #[derive(Clone, Debug, Default)]

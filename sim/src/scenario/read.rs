@@ -30,6 +30,26 @@ pub enum Document {
     Profile(Box<Profile>),
 }
 
+impl Document {
+    /// The run that this seed stands for.
+    #[must_use]
+    pub fn plan(&self, seed: u64) -> Plan {
+        match self {
+            Self::Plan(plan) => Plan { seed, ..(**plan).clone() },
+            Self::Profile(profile) => profile.plan(seed),
+        }
+    }
+
+    /// What is the same in every run.
+    #[must_use]
+    pub fn base(&self) -> &Plan {
+        match self {
+            Self::Plan(plan) => plan,
+            Self::Profile(profile) => &profile.base,
+        }
+    }
+}
+
 /// Reads a file.
 pub fn read_file(path: &str) -> Result<Document, BadInput> {
     let text = std::fs::read_to_string(path)
@@ -374,8 +394,7 @@ fn check_time(event: &PlanEvent, duration: Duration) -> Result<(), String> {
         && event.at + lasts > duration
     {
         return Err(format!(
-            "the event ends at {:?}, and the run at {duration:?}: without `for` it lasts to \
-             the end",
+            "the event ends at {:?}, and the run at {duration:?}: without `for` it lasts to the end",
             event.at + lasts
         ));
     }

@@ -1,0 +1,215 @@
+//! `sweep`: many seeds, and what they came to together.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use pg_replica::sabotage::Saboteur;
+use serde_json::json;
+
+use crate::report::{RunOptions, RunReport, Runner};
+use crate::scenario::{BadInput, Plan, read_file};
+use crate::sometimes::Sometimes;
+
+use super::threads::{alone, spread};
+use super::{Ending, Seeds, failure, parse_saboteur, parse_seeds};
+
+#[derive(Args)]
+pub(super) struct SweepArgs {
+    /// The profile, or a scenario to be run under many seeds.
+    profile: String,
+    /// The seeds, both ends included.
+    #[arg(long, value_parser = parse_seeds, default_value = "1..100")]
+    seeds: Seeds,
+    /// How many runs at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// End with one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Go on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+    /// Break this rule of the product.
+    #[arg(long, value_parser = parse_saboteur)]
+    sabotage: Option<Saboteur>,
+}
+
+/// What a sweep has come to so far.
+struct Tally {
+    began: Instant,
+    seeds: u64,
+    failed: Vec<u64>,
+    virtual_time: Duration,
+    acknowledged: u64,
+    outages: Vec<Duration>,
+    reached: BTreeMap<&'static str, u64>,
+}
+
+pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput> {
+    let document = read_file(&args.profile)?;
+    let options = RunOptions { sabotage: args.sabotage, ..RunOptions::default() };
+    let mut tally = Tally::new();
+    let mut progress = Progress::new(args.seeds.count());
+    let work = |seed: u64| -> (Plan, RunReport) {
+        let plan = document.plan(seed);
+        let report = alone(runner, &plan, &options);
+        (plan, report)
+    };
+    spread(args.jobs, args.seeds.iter(), work, |(plan, report)| {
+        tally.add(&report);
+        progress.show(&tally);
+        if report.is_clean() {
+            return true;
+        }
+        progress.end_line();
+        failure::tell(runner, &plan, &report, &options);
+        args.keep_going
+    });
+    progress.end_line();
+    tally.tell();
+    if args.json {
+        println!("{}", tally.json());
+    }
+    Ok(if tally.failed.is_empty() { Ending::Clean } else { Ending::Violation })
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            began: now(),
+            seeds: 0,
+            failed: Vec::new(),
+            virtual_time: Duration::ZERO,
+            acknowledged: 0,
+            outages: Vec::new(),
+            reached: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, report: &RunReport) {
+        self.seeds += 1;
+        if !report.is_clean() {
+            self.failed.push(report.seed);
+        }
+        self.virtual_time += report.virtual_time;
+        self.acknowledged += report.acknowledged;
+        self.outages.push(report.outages.iter().max().copied().unwrap_or_default());
+        for name in &report.sometimes {
+            *self.reached.entry(name).or_default() += 1;
+        }
+    }
+
+    fn wall(&self) -> Duration {
+        now().saturating_duration_since(self.began)
+    }
+
+    fn pace(&self) -> (f64, f64) {
+        let wall = self.wall().as_secs_f64().max(0.001);
+        (self.seeds as f64 / wall, self.virtual_time.as_secs_f64() / wall)
+    }
+
+    /// The longest outage of a run: the median over the runs, and the worst.
+    fn outage(&self) -> (Duration, Duration) {
+        let mut sorted = self.outages.clone();
+        sorted.sort();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        (median, sorted.last().copied().unwrap_or_default())
+    }
+
+    fn never(&self) -> Vec<&'static str> {
+        let all = Sometimes::ALL.iter().map(|state| state.name());
+        all.filter(|name| !self.reached.contains_key(name)).collect()
+    }
+
+    fn tell(&self) {
+        let (seeds_a_second, pace) = self.pace();
+        let (median, worst) = self.outage();
+        eprintln!(
+            "{} seeds, {} failed, {:.0} virtual seconds in {:.1} s ({seeds_a_second:.1} seeds/s, \
+             {pace:.0} virtual s/s), {} rows acknowledged",
+            self.seeds,
+            self.failed.len(),
+            self.virtual_time.as_secs_f64(),
+            self.wall().as_secs_f64(),
+            self.acknowledged,
+        );
+        eprintln!(
+            "longest write outage of a run: median {:.2} s, worst {:.2} s",
+            median.as_secs_f64(),
+            worst.as_secs_f64()
+        );
+        for (name, runs) in &self.reached {
+            eprintln!("  {runs:>6} runs reached {name}");
+        }
+        let never = self.never();
+        if !never.is_empty() {
+            eprintln!("  never reached: {}", never.join(", "));
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let (median, worst) = self.outage();
+        json!({
+            "seeds": self.seeds,
+            "failed": self.failed.len(),
+            "failed_seeds": self.failed,
+            "virtual_s": self.virtual_time.as_secs_f64(),
+            "wall_s": self.wall().as_secs_f64(),
+            "outage_median_s": median.as_secs_f64(),
+            "outage_worst_s": worst.as_secs_f64(),
+            "sometimes": self.reached,
+            "never": self.never(),
+        })
+    }
+}
+
+/// One line on standard error that is written again and again, or now and then a new one where
+/// nobody watches.
+struct Progress {
+    total: u64,
+    terminal: bool,
+    shown: Instant,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        Self { total, terminal: stderr().is_terminal(), shown: now() }
+    }
+
+    fn show(&mut self, tally: &Tally) {
+        let every = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
+        if now().saturating_duration_since(self.shown) < every {
+            return;
+        }
+        self.shown = now();
+        let (seeds_a_second, pace) = tally.pace();
+        let first =
+            tally.failed.first().map_or_else(String::new, |s| format!(", first failure {s}"));
+        let text = format!(
+            "{}/{} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed{first}",
+            tally.seeds,
+            self.total,
+            tally.failed.len()
+        );
+        if self.terminal {
+            eprint!("\r\x1b[K{text}");
+            // Progress that cannot be shown is no reason to stop.
+            let _ = stderr().flush();
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn end_line(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the pace of a sweep is measured in wall time")]
+fn now() -> Instant {
+    Instant::now()
+}
