@@ -1,12 +1,14 @@
 //! Three and more members in one process: founding, proposing, confirming, handing over, changing
 //! the voters, and what a dead disk or a cut does.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use openraft_rt::AsyncRuntime;
+use openraft_rt::{AsyncRuntime, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use pg_replica::control::{Applied, Command, Member, MemberKind, Settings};
@@ -328,7 +330,7 @@ fn leadership_goes_where_it_is_sent() {
         let next = leader % 3 + 1;
         cluster.handle(leader).transfer_leadership(NodeId(99)).await;
         assert_eq!(cluster.leader().await, leader);
-        let began = std::time::Instant::now();
+        let began = <OrderedRuntime as AsyncRuntime>::Instant::now();
         cluster.handle(leader).transfer_leadership(NodeId(next)).await;
         within("it arrives", || async { cluster.handle(next).view().leads.then_some(()) }).await;
         assert!(began.elapsed() < Duration::from_millis(200), "it waited for an election");

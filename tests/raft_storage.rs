@@ -1,5 +1,7 @@
 //! The consensus store: what survives, what is refused, and what a broken disk does.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! The house's watch channel, against the consensus library's contract for one.
 
+#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
+
 use std::sync::{Arc, Mutex};
 
 use openraft_rt::testing::Suite;

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Precondition, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt::{AsyncRuntime, Select2, WatchReceiver};
@@ -25,6 +26,7 @@ use super::error::OpenError;
 use super::machine::Machine;
 use super::members::{Goal, Step};
 use super::network::Connector;
+use super::pace::{Heard, pace};
 use super::store::{Store, StoreOwner};
 use super::types::{Membership, Payload, RaftNode, Snapshot, TypeConfig};
 use super::watch;
@@ -42,6 +44,7 @@ const NEARLY_THERE: u64 = 10;
 
 type Config<E> = TypeConfig<<E as Env>::Rt>;
 type Library<E> = Raft<Config<E>, Machine<<E as Env>::Disk>>;
+type Instant<E> = <<E as Env>::Rt as AsyncRuntime>::Instant;
 type Metrics<E> = RaftMetrics<Config<E>>;
 
 /// What consensus needs to know about this member.
@@ -116,6 +119,7 @@ struct Inner<E: NodeEnv> {
     options: RaftOptions,
     incarnation: Incarnation,
     control: watch::Receiver<Arc<ControlState>>,
+    heard: Heard<Instant<E>>,
     reported: tokio::sync::Mutex<Reported<E>>,
 }
 
@@ -158,7 +162,10 @@ impl<E: NodeEnv> RaftHandle<E> {
             control: control.clone(),
             view: RaftView::default(),
         });
-        Ok(Self(Arc::new(Inner { raft, options, incarnation, control, reported })))
+        let heard = Heard::nothing();
+        let inner = Arc::new(Inner { raft, options, incarnation, control, heard, reported });
+        drop(E::Rt::spawn(keep_pace(Arc::downgrade(&inner))));
+        Ok(Self(inner))
     }
 
     /// What this member's store is known by: drawn when it was created, kept since.
@@ -185,7 +192,13 @@ impl<E: NodeEnv> RaftHandle<E> {
         let raft = &self.0.raft;
         match request {
             Request::Append(request) => {
-                answer(raft.append_entries(request).await, Response::Append)
+                let outcome = raft.append_entries(request).await;
+                if let Ok(response) = &outcome
+                    && !matches!(response, AppendEntriesResponse::HigherVote(_))
+                {
+                    self.0.heard.note();
+                }
+                answer(outcome, Response::Append)
             }
             Request::Vote(request) => answer(raft.vote(request).await, Response::Vote),
             Request::PreVote(request) => answer(raft.pre_vote(request).await, Response::Vote),
@@ -199,6 +212,8 @@ impl<E: NodeEnv> RaftHandle<E> {
                 answer(installed, Response::Snapshot)
             }
             Request::TransferLeader(request) => {
+                // What follows may make this member a leader, whose clock must not rest.
+                raft.runtime_config().tick(true);
                 answer(raft.handle_transfer_leader(request).await, Response::Transferred)
             }
             Request::Heartbeat { .. } | Request::Propose(_) | Request::Hello => {
@@ -363,6 +378,30 @@ impl<E: NodeEnv> RaftHandle<E> {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no quorum confirmed the change in time".into()),
         }
+    }
+}
+
+/// Lets the library's clock rest where it has nothing to do, for as long as anybody holds the
+/// handle and consensus lives.
+async fn keep_pace<E: NodeEnv>(member: Weak<Inner<E>>) {
+    while let Some(look_again) = member.upgrade().and_then(|inner| inner.set_pace()) {
+        E::Rt::sleep(look_again).await;
+    }
+}
+
+impl<E: NodeEnv> Inner<E> {
+    /// Starts or stops the clock, and says when to look again; `None` once consensus has ended.
+    fn set_pace(&self) -> Option<Duration> {
+        let (alive, leads) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.running_state.is_ok(), metrics.state == ServerState::Leader)
+        };
+        let restful = Duration::from_millis(self.options.election_min_ms);
+        let heartbeat = Duration::from_millis(self.options.heartbeat_ms);
+        let pace = pace(leads, self.heard.silence(), restful, heartbeat);
+        self.raft.runtime_config().tick(pace.ticks);
+        alive.then_some(pace.look_again)
     }
 }
 

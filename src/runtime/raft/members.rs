@@ -100,6 +100,7 @@ fn write(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may end where it stands")]
 mod tests {
     use super::*;
 

@@ -3,6 +3,7 @@
 //! A message is a call with a deadline; what the network may do to it is the same as for every
 //! other call. Retries are the consensus library's.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
@@ -74,10 +75,11 @@ impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
         let deadline =
             if request.entries.is_empty() { option.hard_ttl() } else { self.append_deadline };
         let request = Request::Append(request);
-        match self.call(request, deadline, RPCTypes::AppendEntries).await? {
-            Response::Append(response) => Ok(response),
-            other => Err(self.misunderstood(&other)),
-        }
+        let response = self.call(request, deadline, RPCTypes::AppendEntries).await?;
+        let Response::Append(response) = response else {
+            return Err(self.misunderstood());
+        };
+        Ok(response)
     }
 
     async fn vote(
@@ -85,10 +87,11 @@ impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
         request: VoteRequest<Config<E>>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config<E>>, Failed<E>> {
-        match self.call(Request::Vote(request), option.hard_ttl(), RPCTypes::Vote).await? {
-            Response::Vote(response) => Ok(response),
-            other => Err(self.misunderstood(&other)),
-        }
+        let response = self.call(Request::Vote(request), option.hard_ttl(), RPCTypes::Vote).await?;
+        let Response::Vote(response) = response else {
+            return Err(self.misunderstood());
+        };
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -96,10 +99,12 @@ impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
         request: VoteRequest<Config<E>>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config<E>>, Failed<E>> {
-        match self.call(Request::PreVote(request), option.hard_ttl(), RPCTypes::Vote).await? {
-            Response::Vote(response) => Ok(response),
-            other => Err(self.misunderstood(&other)),
-        }
+        let response =
+            self.call(Request::PreVote(request), option.hard_ttl(), RPCTypes::Vote).await?;
+        let Response::Vote(response) = response else {
+            return Err(self.misunderstood());
+        };
+        Ok(response)
     }
 
     async fn full_snapshot(
@@ -114,7 +119,7 @@ impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
         match E::Rt::select2(cancel, sent).await {
             Select2::First(closed) => Err(closed.into()),
             Select2::Second(Ok(Response::Snapshot(response))) => Ok(response),
-            Select2::Second(Ok(other)) => Err(self.misunderstood(&other).into()),
+            Select2::Second(Ok(_)) => Err(self.misunderstood().into()),
             Select2::Second(Err(error)) => Err(error.into()),
         }
     }
@@ -125,10 +130,11 @@ impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config<E>>, Failed<E>> {
         let request = Request::TransferLeader(request);
-        match self.call(request, option.hard_ttl(), RPCTypes::TransferLeader).await? {
-            Response::Transferred(response) => Ok(response),
-            other => Err(self.misunderstood(&other)),
-        }
+        let response = self.call(request, option.hard_ttl(), RPCTypes::TransferLeader).await?;
+        let Response::Transferred(response) = response else {
+            return Err(self.misunderstood());
+        };
+        Ok(response)
     }
 
     fn backoff(&self) -> Option<Backoff> {
@@ -143,34 +149,29 @@ impl<E: NodeEnv> Connection<E> {
         deadline: Duration,
         action: RPCTypes,
     ) -> Result<Response<E::Rt>, Failed<E>> {
-        self.network.call(&self.peer, request, deadline).await.map_err(|error| match error {
-            NetworkError::TimedOut(_) => RPCError::Timeout(Timeout {
+        match self.network.call(&self.peer, request, deadline).await {
+            // A refusal counts as unreachable, so that the next attempt waits a moment.
+            Ok(Response::Refused(why)) => {
+                Err(self.unreachable(&format!("{} refuses: {why}", self.peer.node)))
+            }
+            Ok(response) => Ok(response),
+            Err(NetworkError::TimedOut(_)) => Err(RPCError::Timeout(Timeout {
                 action,
                 id: self.node.0,
                 target: self.peer.node.0,
                 timeout: deadline,
-            }),
-            NetworkError::Unreachable(_) | NetworkError::WrongIncarnation(_) => {
-                RPCError::Unreachable(Unreachable::new(&error))
+            })),
+            Err(error @ (NetworkError::Unreachable(_) | NetworkError::WrongIncarnation(_))) => {
+                Err(self.unreachable(&error))
             }
-        })
+        }
     }
 
-    /// Any other answer than the one that belongs to the question. A refusal is the usual one; it
-    /// counts as unreachable, so that the next attempt waits a moment.
-    fn misunderstood(&self, response: &Response<E::Rt>) -> Failed<E> {
-        let why = match response {
-            Response::Refused(why) => format!("{} refuses: {why}", self.peer.node),
-            Response::Append(_)
-            | Response::Vote(_)
-            | Response::Snapshot(_)
-            | Response::Transferred(_)
-            | Response::Heartbeat(_)
-            | Response::Proposed(_)
-            | Response::Hello { .. } => {
-                format!("{} answered another question", self.peer.node)
-            }
-        };
+    fn misunderstood(&self) -> Failed<E> {
+        self.unreachable(&format!("{} answered another question", self.peer.node))
+    }
+
+    fn unreachable(&self, why: &impl Display) -> Failed<E> {
         RPCError::Unreachable(Unreachable::from_string(why))
     }
 }
