@@ -74,6 +74,7 @@ impl Server {
         state.dark = false;
         state.check_can_start(how)?;
         let generation = core.host.start(ProcessKind::Postgres);
+        let slow_start = state.faults.slow_start;
         let directory = state.directory.as_mut().expect("the check asks for a directory");
         let (side, epoch, sync) = match how {
             StartAs::Primary { epoch, sync } => (Side::Primary, *epoch, sync.clone()),
@@ -90,7 +91,8 @@ impl Server {
         run.was_clean = directory.clean;
         run.starting.push(started);
         let wake = run.wake.clone();
-        run.timers.add(true_now() + recovery_span(core, directory), Timer::Recovered);
+        let recovered_at = true_now() + slow_start + recovery_span(core, directory);
+        run.timers.add(recovered_at, Timer::Recovered);
         directory.clean = false;
         directory.ever_started = true;
         state.running = Some(run);

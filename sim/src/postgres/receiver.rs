@@ -216,6 +216,7 @@ impl Live<'_> {
             return;
         }
         self.dir.flush_to(self.dir.written());
+        self.end_detaching();
         let parent = self.dir.birth().timeline;
         let birth = self.dir.promote(epoch);
         self.run.side = Side::Primary;

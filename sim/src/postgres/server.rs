@@ -15,6 +15,7 @@ use super::state::{Ending, Phase, Running, State};
 use super::wire::{Input, Registry};
 use crate::host::{Host, ProcessKind};
 use crate::place::Place;
+use crate::scenario::PostgresFlaw;
 use crate::streams::{Stream, lock};
 use crate::witness::{Fact, Row, Witness};
 
@@ -123,6 +124,26 @@ impl Server {
         self.0.host.resume(ProcessKind::Postgres);
     }
 
+    /// Switches a flaw on or off. A recycling of the log is an event: only switching it on counts.
+    pub fn set_flaw(&self, flaw: PostgresFlaw, on: bool) {
+        /// Longer than a manager likes to wait, shorter than a run.
+        const SLOW: Duration = Duration::from_secs(10);
+        let slow = if on { SLOW } else { Duration::ZERO };
+        match flaw {
+            PostgresFlaw::Hang if on => self.hang(),
+            PostgresFlaw::Hang => self.unhang(),
+            PostgresFlaw::SlowStop => self.set_slow_stop(slow),
+            PostgresFlaw::StopHangs => self.set_stop_hangs(on),
+            PostgresFlaw::SlowStart => self.set_slow_start(slow),
+            PostgresFlaw::WalsenderStuck => self.stick_walsender(on),
+            PostgresFlaw::RewindFails => self.0.state().faults.rewind_fails = on,
+            PostgresFlaw::CloneFails => self.0.state().faults.clone_fails = on,
+            PostgresFlaw::WalRecycled if on => self.recycle_wal(),
+            PostgresFlaw::WalRecycled => {}
+            PostgresFlaw::DiskFull => self.set_disk_full(on),
+        }
+    }
+
     /// The next rewind fails half-way.
     pub fn set_fail_next_rewind(&self) {
         self.0.state().faults.fail_next_rewind = true;
@@ -138,7 +159,12 @@ impl Server {
         self.0.state().faults.slow_stop = longer;
     }
 
-    /// A fast stop never ends.
+    /// A start takes this much longer.
+    pub fn set_slow_start(&self, longer: Duration) {
+        self.0.state().faults.slow_start = longer;
+    }
+
+    /// A fast stop that begins while this holds never ends: only a kill ends it.
     pub fn set_stop_hangs(&self, hangs: bool) {
         self.0.state().faults.stop_hangs = hangs;
     }

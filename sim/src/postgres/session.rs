@@ -14,6 +14,7 @@ use super::wire::{Answer, Ask, Input, Link, Peer, Registry};
 use crate::place::Place;
 use crate::streams::lock;
 use crate::witness::Row;
+use crate::workload;
 
 /// How a write ended, as far as its client knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +144,36 @@ impl Session {
         let answer = self.end.expect_answer(request);
         self.link.up(Input::Ask(self.link.clone(), request, ask));
         answer.await.ok()
+    }
+}
+
+impl workload::Servers for Registry {
+    type Session = Session;
+
+    async fn connect(&self, from: Place, to: NodeId) -> Result<Session, String> {
+        self.connect(from, to).await.map_err(|refused| refused.0)
+    }
+}
+
+impl workload::Session for Session {
+    async fn write(&self, row: Row) -> workload::Written {
+        match self.write(row).await {
+            WriteOutcome::Acknowledged => workload::Written::Acknowledged,
+            WriteOutcome::Refused(_) => workload::Written::Refused,
+            WriteOutcome::Broken => workload::Written::Broken,
+        }
+    }
+
+    async fn read(&self) -> bool {
+        self.read().await.is_ok()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.is_primary()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken()
     }
 }
 

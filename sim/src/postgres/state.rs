@@ -35,10 +35,25 @@ pub(super) struct State {
 pub(super) struct Faults {
     pub(super) fail_next_rewind: bool,
     pub(super) fail_next_clone: bool,
+    pub(super) rewind_fails: bool,
+    pub(super) clone_fails: bool,
+    pub(super) slow_start: Duration,
     pub(super) slow_stop: Duration,
     pub(super) stop_hangs: bool,
     pub(super) disk_full: bool,
     pub(super) walsender_stuck: bool,
+}
+
+impl Faults {
+    /// Whether this clone fails.
+    pub(super) fn take_clone_failure(&mut self) -> bool {
+        std::mem::take(&mut self.fail_next_clone) || self.clone_fails
+    }
+
+    /// Whether this rewind fails.
+    pub(super) fn take_rewind_failure(&mut self) -> bool {
+        std::mem::take(&mut self.fail_next_rewind) || self.rewind_fails
+    }
 }
 
 /// How far the process has come.

@@ -46,7 +46,7 @@ pub(super) async fn clone_from(server: &Server, source: &Upstream) -> Result<(),
     tool.fetch(source, false).await?;
     tool.core.move_aside(&mut tool.core.state());
     tool.work_for(Duration::from_millis(220), Duration::from_secs(4)).await?;
-    if std::mem::take(&mut tool.core.state().faults.fail_next_clone) {
+    if tool.core.state().faults.take_clone_failure() {
         return Err(PostgresError::Transient("the base backup broke off".to_owned()));
     }
     let copy = tool.fetch(source, false).await?;
@@ -175,7 +175,7 @@ impl<'a> Tool<'a> {
         })?;
         self.core.keep(&mut self.core.state(), diverged);
         self.work_for(Duration::from_millis(380), Duration::from_secs(4)).await?;
-        if std::mem::take(&mut self.core.state().faults.fail_next_rewind) {
+        if self.core.state().faults.take_rewind_failure() {
             return Err(PostgresError::Permanent("the rewind broke off half-way".to_owned()));
         }
         self.with_directory(|directory| {
