@@ -1,6 +1,7 @@
 //! What a simulated machine promises: processes that die and stand still, a guard that outlives
 //! them, and a network that tells nobody more than a network can.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test picks the one arm it is about")]
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
 use std::sync::{Arc, Mutex};

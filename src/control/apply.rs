@@ -426,7 +426,7 @@ impl ControlState {
             return Err(format!("a handover to {node} is under way"));
         }
         let left = self.members.len() - 1;
-        if left < 3 && left % 2 == 0 {
+        if left < 3 && left.is_multiple_of(2) {
             return Err(format!(
                 "without {node} there are {left} members, which tolerate no failure; add its \
                  replacement first"
@@ -514,7 +514,7 @@ impl ControlState {
 }
 
 fn check_founding(members: &std::collections::BTreeMap<NodeId, Member>) -> Verdict {
-    if members.len() % 2 == 0 {
+    if members.len().is_multiple_of(2) {
         return Err(format!(
             "{} members make an even number of voters, which tolerates no more failures than one \
              fewer; add a witness or leave one out",
