@@ -59,7 +59,8 @@ impl fmt::Display for Obstacle {
             Self::TooFarBehind { best, behind_bytes, max_lag_bytes } => write!(
                 f,
                 "not promotable: {best} is {behind_bytes} bytes behind, max_lag is \
-                 {max_lag_bytes}; bring the former primary back, or fail over with data loss accepted"
+                 {max_lag_bytes}; bring the former primary back, or fail over with data loss \
+                 accepted"
             ),
             Self::Paused => f.write_str("paused: no automatic failover"),
             Self::GenesisAwaits(nodes) => {

@@ -75,8 +75,7 @@ fn around(inside: &[NodeId], clients: Option<u32>, machines: &impl Machines) -> 
     let fair = outside_clients.len() * inside.len() / hosts.len();
     let count = clients.map_or(fair, |count| count as usize).min(outside_clients.len());
     let inside_clients: Vec<u32> = outside_clients.drain(..count).collect();
-    let outside: Vec<NodeId> =
-        hosts.into_iter().filter(|node| !inside.contains(node)).collect();
+    let outside: Vec<NodeId> = hosts.into_iter().filter(|node| !inside.contains(node)).collect();
     let outer = with_operator(places(&outside, &outside_clients));
     apart(&[places(inside, &inside_clients), outer])
 }

@@ -333,7 +333,10 @@ macro_rules! names {
 }
 
 names!(Ports, "port": All = "all", Node = "node", Postgres = "postgres");
-names!(Process, "process": Manager = "manager", Postgres = "postgres", Guard = "guard", Host = "host");
+names!(
+    Process, "process":
+    Manager = "manager", Postgres = "postgres", Guard = "guard", Host = "host"
+);
 names!(Answer, "answer": Done = "done", Refused = "refused", Any = "any");
 names!(
     PostgresFlaw, "flaw": Hang = "postgres-hang", SlowStop = "postgres-slow-stop",

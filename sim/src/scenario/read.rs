@@ -394,7 +394,8 @@ fn check_time(event: &PlanEvent, duration: Duration) -> Result<(), String> {
         && event.at + lasts > duration
     {
         return Err(format!(
-            "the event ends at {:?}, and the run at {duration:?}: without `for` it lasts to the end",
+            "the event ends at {:?}, and the run at {duration:?}: without `for` it lasts to \
+             the end",
             event.at + lasts
         ));
     }
