@@ -186,7 +186,7 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
 /// What is wrong with a cluster of this size, if anything is.
 pub(super) fn check_size(nodes: u64, witnesses: u64) -> Result<(), String> {
     let voters = nodes.saturating_add(witnesses);
-    if voters % 2 == 0 {
+    if voters.is_multiple_of(2) {
         return Err(format!(
             "{nodes} nodes and {witnesses} witnesses are {voters} voters: an even number tolerates \
              no more failures than one fewer"

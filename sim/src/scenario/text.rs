@@ -311,7 +311,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .checked_mul(unit_ms)
         .filter(|ms| *ms <= 86_400_000)
         .ok_or_else(|| format!("{text:?} is longer than a day"))?;
-    if (thousandths * unit_ms) % 1_000 != 0 {
+    if !(thousandths * unit_ms).is_multiple_of(1_000) {
         return Err(format!("{text:?} is finer than a millisecond"));
     }
     Ok(Duration::from_millis(total + thousandths * unit_ms / 1_000))

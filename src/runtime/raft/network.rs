@@ -64,10 +64,6 @@ impl<E: NodeEnv> RaftNetworkFactory<Config<E>> for Connector<E> {
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "whatever else is answered was misunderstood, also by a later version"
-)]
 impl<E: NodeEnv> RaftNetworkV2<Config<E>> for Connection<E> {
     type SnapshotData = Vec<u8>;
 
