@@ -284,6 +284,81 @@ fn power_lost_at_any_write_of_the_creation_leaves_a_usable_disk() {
     });
 }
 
+/// What a power loss after `upto` changes may leave: everything before the last sync, and of the
+/// rest any part, torn anywhere.
+fn remains(changes: &[Change], upto: usize, draw: &mut impl FnMut(usize) -> usize) -> Vec<u8> {
+    let happened = &changes[..upto];
+    let safe = happened.iter().rposition(|change| *change == Change::Sync).unwrap_or(0);
+    let mut bytes = Vec::new();
+    for (at, change) in happened.iter().enumerate() {
+        match change {
+            Change::Write(offset, data) if at > safe => {
+                let part = match draw(3) {
+                    0 => continue,
+                    1 => data[..draw(data.len())].to_vec(),
+                    _ => data.clone(),
+                };
+                Change::Write(*offset, part).apply(&mut bytes);
+            }
+            Change::Length(_) if at > safe && draw(2) == 0 => {}
+            Change::Write(..) | Change::Length(_) | Change::Sync => change.apply(&mut bytes),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn power_lost_at_any_moment_loses_nothing_that_was_acknowledged() {
+    TokioRuntime::run(async {
+        let disk = MemoryDisk::default();
+        let (mut store, _) = open(&disk).await;
+        let mut acknowledged = vec![(disk.0.changes().len(), 0)];
+        for term in 1..=60 {
+            save_vote(&mut store, vote(term, 1)).await.unwrap();
+            append(&mut store, vec![founding(term)]).await.unwrap();
+            acknowledged.push((disk.0.changes().len(), term));
+        }
+        let changes = disk.0.changes();
+        let mut state = 1_usize;
+        let mut draw = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below.max(1)
+        };
+        for _ in 0..400 {
+            let upto = acknowledged[0].0 + draw(changes.len() - acknowledged[0].0 + 1);
+            let left = MemoryDisk::holding(remains(&changes, upto, &mut draw));
+            let (mut store, _) = open(&left).await;
+            let known = acknowledged.iter().rfind(|(at, _)| *at <= upto).unwrap().1;
+            let kept = read_vote(&mut store).await.map_or(0, |vote| vote.leader_id.term);
+            let last = last_log_id(&mut store).await.map_or(0, |id| id.index);
+            assert!(kept == known || kept == known + 1, "vote {kept} where {known} was promised");
+            assert!(last == known || last == known + 1, "log {last} where {known} was promised");
+        }
+    });
+}
+
+#[test]
+fn the_same_work_writes_the_same_bytes_in_the_same_order() {
+    async fn work() -> Vec<Change> {
+        let disk = MemoryDisk::default();
+        for round in 0..4 {
+            let (mut store, resumed) = open(&disk).await;
+            let (mut machine, _) = Machine::new(store.clone(), resumed, Sabotage::NONE);
+            save_vote(&mut store, vote(round, 1)).await.unwrap();
+            for index in round * 100..(round + 1) * 100 {
+                append(&mut store, vec![founding(index)]).await.unwrap();
+                apply(&mut machine, vec![founding(index)]).await.unwrap();
+            }
+            RaftLogStorage::<C>::purge(&mut store, log_id(round * 100 + 50)).await.unwrap();
+        }
+        disk.0.changes()
+    }
+    TokioRuntime::run(async {
+        let first = work().await;
+        assert!(first == work().await, "the store is not deterministic");
+    });
+}
+
 #[test]
 fn closing_the_store_writes_nothing() {
     TokioRuntime::run(async {

@@ -10,7 +10,7 @@ use pg_replica::env::{Disk, DiskError};
 use pg_replica::runtime::raft::FILE;
 
 /// One call that changes a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Length(u64),
     Write(u64, Vec<u8>),

@@ -248,10 +248,8 @@ impl<E: NodeEnv> RaftHandle<E> {
             let view = self.view();
             return view.leads.then_some(view.term);
         }
-        let linearizer = self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
-        let term = linearizer.read_log_id().log_id().leader_id.term;
-        let ready = linearizer.try_await_ready(&self.0.raft, Some(self.patience())).await;
-        ready.ok()?.ok().map(|_| Term(term))
+        // A stalled disk holds the library up; the asker is not held up with it.
+        E::Rt::timeout(self.patience(), self.read_index()).await.ok()?
     }
 
     /// What consensus looks like from here.
@@ -337,6 +335,13 @@ impl<E: NodeEnv> RaftHandle<E> {
     pub async fn shutdown(&self) {
         // The tasks may have ended before; that they end is all that is wanted.
         let _ = self.0.raft.shutdown().await;
+    }
+
+    async fn read_index(&self) -> Option<Term> {
+        let linearizer = self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+        let term = linearizer.read_log_id().log_id().leader_id.term;
+        linearizer.await_ready(&self.0.raft).await.ok()?;
+        Some(Term(term))
     }
 
     fn patience(&self) -> Duration {
