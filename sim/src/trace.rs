@@ -107,6 +107,13 @@ impl Trace {
         }
     }
 
+    /// Lets something count for the hash that is not worth a line.
+    pub fn mix(&mut self, at: Duration, node: NodeId, local: Duration, count: usize) {
+        for number in [at.as_nanos(), local.as_nanos(), u128::from(node.0), count as u128] {
+            self.hasher.write(&u64::try_from(number).unwrap_or(u64::MAX).to_le_bytes());
+        }
+    }
+
     /// The hash of everything so far. It is the same whether the text is kept or not.
     #[must_use]
     pub fn hash(&self) -> u64 {

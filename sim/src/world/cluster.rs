@@ -1,0 +1,350 @@
+//! The machines, and what can be seen of all of them at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pg_replica::control::{MemberKind, Settings};
+use pg_replica::env::{Process as ServerProcess, Side};
+use pg_replica::ids::NodeId;
+use pg_replica::runtime::{FoundingMember, NodeConfig, run};
+use pg_replica::sabotage::Sabotage;
+
+use crate::clock::{sleep, true_now};
+use crate::fabric::Fabric;
+use crate::guard::SimGuard;
+use crate::host::{Host, ProcessKind};
+use crate::invariants::{Oracle, Promise, ServerView, WorldView};
+use crate::postgres::{Registry, Server, ServerConfig, SimPostgres};
+use crate::report::Violation;
+use crate::scenario::Plan;
+use crate::streams::{Concern, Stream, Streams, lock};
+use crate::trace::{Kind, Trace};
+use crate::transport::Exchange;
+use crate::witness::Row;
+
+use super::RunOptions;
+use super::operator::Orders;
+use super::watching::{Counters, MemberObserver, WorldWitness};
+
+/// How soon the machine's service manager starts a node again that has ended.
+const SERVICE_RESTART: Duration = Duration::from_millis(500);
+
+/// One machine and what runs on it.
+#[derive(Clone)]
+pub(super) struct Machine {
+    pub(super) host: Host,
+    pub(super) server: Server,
+    pub(super) guard: SimGuard,
+    pub(super) config: NodeConfig,
+    /// Gone for ever.
+    pub(super) destroyed: bool,
+}
+
+/// Everything in a run.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) sabotage: Sabotage,
+    pub(super) streams: Streams,
+    pub(super) nemesis: Stream,
+    pub(super) fabric: Fabric,
+    pub(super) exchange: Exchange,
+    pub(super) registry: Registry,
+    pub(super) oracle: Arc<Oracle>,
+    pub(super) trace: Arc<Mutex<Trace>>,
+    pub(super) machines: Mutex<BTreeMap<NodeId, Machine>>,
+    pub(super) began: Mutex<Duration>,
+    pub(super) orders: Mutex<Orders>,
+    pub(super) counters: Arc<Mutex<Counters>>,
+    pub(super) failed: Mutex<Vec<Violation>>,
+    pub(super) excused: Mutex<bool>,
+    /// Machines that are down and answer nobody.
+    pub(super) down: Mutex<BTreeSet<NodeId>>,
+    /// Machines that are frozen with their clocks.
+    pub(super) stopped_clocks: Mutex<BTreeSet<NodeId>>,
+    /// Clock rates that are not true.
+    pub(super) rates: Mutex<BTreeMap<NodeId, i64>>,
+    itself: std::sync::Weak<World>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
+}
+
+impl World {
+    pub(super) fn new(plan: &Plan, options: &RunOptions) -> Arc<Self> {
+        let broken = options.sabotage.or(plan.sabotage);
+        let sabotage = broken.map_or(Sabotage::NONE, Sabotage::of);
+        let streams = Streams::new(plan.seed);
+        let fabric = Fabric::new(&streams);
+        let promise = Promise { commit_fence: plan.cluster.commit_fence };
+        let world = Arc::new_cyclic(|itself| Self {
+            plan: plan.clone(),
+            sabotage,
+            nemesis: streams.stream(Concern::Nemesis),
+            exchange: Exchange::new(fabric.clone(), sabotage),
+            registry: Registry::new(fabric.clone()),
+            fabric,
+            oracle: Arc::new(Oracle::new(promise, true_now)),
+            trace: Arc::new(Mutex::new(Trace::new(options.keep_trace))),
+            machines: Mutex::default(),
+            began: Mutex::default(),
+            orders: Mutex::default(),
+            counters: Arc::default(),
+            failed: Mutex::default(),
+            excused: Mutex::new(false),
+            down: Mutex::default(),
+            stopped_clocks: Mutex::default(),
+            rates: Mutex::default(),
+            streams,
+            itself: itself.clone(),
+        });
+        let founding = world.founding();
+        for node in world.plan.cluster.members() {
+            world.add_machine(node, founding.clone());
+        }
+        world
+    }
+
+    pub(super) fn itself(&self) -> Arc<World> {
+        self.itself.upgrade().expect("whoever calls holds the world")
+    }
+
+    fn founding(&self) -> BTreeMap<NodeId, FoundingMember> {
+        let cluster = &self.plan.cluster;
+        let member = |node: NodeId| FoundingMember {
+            kind: if cluster.keeps_data(node) { MemberKind::Data } else { MemberKind::Witness },
+            address: node.to_string(),
+            postgres: format!("{node}-postgres"),
+            priority: cluster.priorities.get(&node).copied().unwrap_or(1),
+            no_failover: cluster.no_failover.contains(&node),
+        };
+        cluster.members().map(|node| (node, member(node))).collect()
+    }
+
+    /// A machine on which nothing runs yet. Without a founding list it waits to be admitted.
+    pub(super) fn add_machine(&self, node: NodeId, founding: BTreeMap<NodeId, FoundingMember>) {
+        let host = Host::new(node, &self.streams);
+        let server = Server::new(ServerConfig {
+            host: host.clone(),
+            stream: self.streams.stream(Concern::Postgres(node)),
+            witness: Arc::new(WorldWitness {
+                oracle: self.oracle.clone(),
+                trace: self.trace.clone(),
+            }),
+            registry: self.registry.clone(),
+            commit_fence: self.plan.cluster.commit_fence,
+            sabotage: self.sabotage,
+        });
+        let killed = server.clone();
+        let oracle = self.oracle.clone();
+        let guard = SimGuard::new(
+            host.clock().clone(),
+            self.streams.stream(Concern::Guard(node)),
+            self.sabotage,
+            move || {
+                if killed.kill_process("the guard") {
+                    oracle.mark(crate::sometimes::Sometimes::GuardFired);
+                }
+            },
+        );
+        let settings = Settings {
+            mode: self.plan.cluster.mode,
+            timing: self.plan.cluster.timing.clone(),
+            max_lag_bytes: self.plan.cluster.max_lag_bytes,
+            ..Settings::default()
+        };
+        let config = NodeConfig {
+            node,
+            cluster: "simulated".into(),
+            founding,
+            settings,
+            raft_heartbeat_ms: 100,
+            raft_election_ms: (250, 500),
+            sabotage: self.sabotage,
+        };
+        let machine = Machine { host, server, guard, config, destroyed: false };
+        lock(&self.machines).insert(node, machine);
+    }
+
+    pub(super) fn start_everything(&self) {
+        for node in self.hosts_in_order() {
+            self.start_machine(node);
+        }
+    }
+
+    /// What a machine starts by itself when it boots: the guard and the node.
+    pub(super) fn start_machine(&self, node: NodeId) {
+        self.start_guard(node);
+        self.start_manager(node);
+    }
+
+    pub(super) fn start_guard(&self, node: NodeId) {
+        let Some(machine) = self.machine(node) else { return };
+        if !machine.host.is_running(ProcessKind::Guard) {
+            machine.host.start(ProcessKind::Guard);
+            drop(machine.host.spawn_on(ProcessKind::Guard, machine.guard.serve()));
+        }
+    }
+
+    pub(super) fn start_manager(&self, node: NodeId) {
+        let Some(machine) = self.machine(node) else { return };
+        if machine.host.is_running(ProcessKind::Manager) {
+            return;
+        }
+        let generation = machine.host.start(ProcessKind::Manager);
+        let postgres = SimPostgres::new(machine.server.clone());
+        let env = machine.host.env(&self.exchange, postgres, machine.guard.clone());
+        let observer = Arc::new(MemberObserver::new(
+            node,
+            machine.host.clock().clone(),
+            self.oracle.clone(),
+            self.trace.clone(),
+            self.counters.clone(),
+            machine.server.clone(),
+        ));
+        let ended = Arc::new(tokio::sync::Notify::new());
+        let tell = ended.clone();
+        let trace = self.trace.clone();
+        drop(machine.host.spawn_on(ProcessKind::Manager, async move {
+            if let Err(error) = run(env, machine.config, observer).await {
+                let text = format_args!("the node ended: {error}");
+                lock(&trace).push(true_now(), Some(node), Kind::Event, text);
+            }
+            tell.notify_one();
+        }));
+        // The service manager of the machine: it starts the node again when it has ended by itself.
+        let world = self.itself.clone();
+        madsim::task::spawn(async move {
+            ended.notified().await;
+            sleep(SERVICE_RESTART).await;
+            let Some(world) = world.upgrade() else { return };
+            let Some(machine) = world.machine(node) else { return };
+            if machine.host.generation(ProcessKind::Manager) == generation
+                && machine.host.is_running(ProcessKind::Manager)
+            {
+                machine.host.kill(ProcessKind::Manager);
+                world.start_manager(node);
+            }
+        });
+    }
+
+    pub(super) fn machine(&self, node: NodeId) -> Option<Machine> {
+        lock(&self.machines).get(&node).filter(|machine| !machine.destroyed).cloned()
+    }
+
+    pub(super) fn hosts_in_order(&self) -> Vec<NodeId> {
+        let machines = lock(&self.machines);
+        machines.iter().filter(|(_, m)| !m.destroyed).map(|(node, _)| *node).collect()
+    }
+
+    /// Data members by the newest control state, where a machine exists for them.
+    pub(super) fn data_members(&self) -> BTreeSet<NodeId> {
+        let newest = self.oracle.newest();
+        newest.data_members().filter(|node| self.machine(*node).is_some()).collect()
+    }
+
+    /// Whose Postgres takes writes; of several, the one with the highest epoch.
+    pub(super) fn primary(&self) -> Option<NodeId> {
+        let machines = lock(&self.machines);
+        machines
+            .values()
+            .filter(|machine| !machine.destroyed && machine.server.is_writable())
+            .max_by_key(|machine| machine.server.primary_epoch())
+            .map(|machine| machine.host.node())
+    }
+
+    pub(super) fn rows_of(&self, node: NodeId) -> Option<Vec<Row>> {
+        self.machine(node).map(|machine| machine.server.rows())
+    }
+
+    /// Whether there is a primary that could acknowledge, and everybody else streams from it.
+    pub(super) fn is_whole(&self) -> bool {
+        let Some(primary) = self.primary() else { return false };
+        let members = self.data_members();
+        members.contains(&primary)
+            && members.iter().all(|node| {
+                let Some(machine) = self.machine(*node) else { return false };
+                if *node == primary {
+                    machine.server.could_acknowledge_now()
+                } else {
+                    machine.server.streams_from(primary)
+                }
+            })
+    }
+
+    pub(super) fn view(&self) -> WorldView {
+        let machines: Vec<Machine> = {
+            let machines = lock(&self.machines);
+            machines.values().filter(|machine| !machine.destroyed).cloned().collect()
+        };
+        let primary = self.primary();
+        let end = primary
+            .and_then(|node| self.machine(node))
+            .and_then(|machine| machine.server.position())
+            .map(|position| position.flushed)
+            .unwrap_or_default();
+        let synchronous =
+            self.oracle.newest().sync.target().is_some_and(|target| target.confirmations > 0);
+        let servers = machines.iter().map(|machine| {
+            let server = &machine.server;
+            let position = server.position();
+            let own = position.map(|position| position.flushed).unwrap_or_default();
+            ServerView {
+                node: server.node(),
+                could_acknowledge: server.could_acknowledge_now(),
+                primary_epoch: server.primary_epoch(),
+                synchronous,
+                side: server.side().unwrap_or(Side::Standby),
+                up: server.process() == ServerProcess::Up,
+                position,
+                streaming_from: primary.filter(|primary| server.streams_from(*primary)),
+                lag_bytes: end.ahead_of(own),
+            }
+        });
+        WorldView { servers: servers.collect() }
+    }
+
+    pub(super) fn expectation_failed(&self, what: String) {
+        let at = true_now().saturating_sub(*lock(&self.began));
+        lock(&self.failed).push(Violation { invariant: "I9".into(), at, what });
+    }
+
+    pub(super) fn failed_expectations(&self) -> Vec<Violation> {
+        lock(&self.failed).clone()
+    }
+
+    pub(super) fn has_excuse(&self) -> bool {
+        *lock(&self.excused)
+    }
+
+    /// From here on rewinds and clones count: the first clones belong to the founding.
+    pub(super) fn counters_begin(&self) {
+        *lock(&self.counters) = Counters::default();
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        *lock(&self.counters)
+    }
+
+    pub(super) fn trace_lines(&self) -> Vec<String> {
+        let nodes: Vec<NodeId> = lock(&self.machines).keys().copied().collect();
+        let trace = lock(&self.trace);
+        if !trace.keeps_text() {
+            return Vec::new();
+        }
+        trace.table(&nodes, None).lines().map(str::to_owned).collect()
+    }
+
+    /// Ends every process, so that nothing outlives the run.
+    pub(super) fn stop(&self) {
+        let machines: Vec<Machine> = lock(&self.machines).values().cloned().collect();
+        for machine in machines {
+            machine.host.crash();
+        }
+        self.fabric.shut_down();
+    }
+}

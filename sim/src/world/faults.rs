@@ -1,0 +1,306 @@
+//! What the nemesis can do to the machines.
+
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+
+use crate::clock::true_now;
+use crate::fabric::{LinkFault, Port};
+use crate::host::ProcessKind;
+use crate::invariants::Excuse;
+use crate::nemesis::{DiskFlaws, Machines};
+use crate::place::Place;
+use crate::postgres::Server;
+use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, Target};
+use crate::sometimes::Sometimes;
+use crate::streams::lock;
+
+use super::cluster::{Machine, World};
+use super::place;
+
+/// How much longer a slow start or stop takes.
+const SLUGGISH: Duration = Duration::from_secs(4);
+/// What a sync takes on a healthy disk: the yardstick of a slow one.
+const HEALTHY_SYNC: Duration = Duration::from_millis(2);
+
+impl World {
+    fn roles(&self) -> Roles {
+        let newest = self.oracle.newest();
+        let hosts = self.hosts_in_order();
+        let exists = |node: &NodeId| hosts.contains(node);
+        let primary = self
+            .primary()
+            .or(newest.primacy.holder)
+            .or(newest.primacy.last_holder)
+            .filter(exists);
+        let before = newest.timelines.values().rev().map(|record| record.holder);
+        let target = newest.sync.target();
+        Roles {
+            members: newest.members.keys().copied().filter(exists).collect(),
+            data: newest.data_members().filter(exists).collect(),
+            primary,
+            old_primary: before.into_iter().find(|holder| Some(*holder) != primary).filter(exists),
+            leader: self.oracle.raft_leader().filter(exists),
+            sync_standbys: target
+                .map(|sync| sync.standbys.iter().copied().filter(exists).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn with_machine(&self, node: NodeId, act: impl FnOnce(&Machine)) {
+        if let Some(machine) = self.machine(node) {
+            act(&machine);
+        }
+    }
+
+    /// A machine that is down answers nobody, not even with a refusal.
+    fn silence(&self, node: NodeId, silent: bool) {
+        let hosts = self.hosts_in_order().into_iter().filter(|other| *other != node).map(place);
+        let clients = self.clients().into_iter().map(Place::Client);
+        for other in hosts.chain(clients).chain([Place::Operator]) {
+            for (from, to) in [(place(node), other), (other, place(node))] {
+                if silent {
+                    self.fabric.block(from, to, None);
+                } else {
+                    self.fabric.unblock(from, to, None);
+                }
+            }
+        }
+    }
+
+    fn go_down(&self, machine: &Machine) {
+        let node = machine.host.node();
+        if lock(&self.down).insert(node) {
+            self.silence(node, true);
+        }
+    }
+
+    fn come_back(&self, node: NodeId) {
+        if lock(&self.down).remove(&node) {
+            self.silence(node, false);
+        }
+        self.start_machine(node);
+    }
+
+    fn excuse(&self, node: Option<NodeId>, excuse: Excuse, from: Duration, until: Duration) {
+        *lock(&self.excused) = true;
+        self.oracle.excuse(node, excuse, from, until);
+    }
+
+    /// The longest time for which somebody may still believe in a lease.
+    fn lease_and_a_bit(&self) -> Duration {
+        Duration::from_millis(self.plan.cluster.timing.lease_ms * 3 / 2)
+    }
+
+    fn heal_machine(&self, machine: &Machine) {
+        let host = &machine.host;
+        while host.is_frozen() {
+            host.thaw();
+        }
+        for kind in ProcessKind::ALL {
+            while host.is_paused(kind) {
+                host.resume(kind);
+            }
+        }
+        host.disk().heal();
+        host.clock().set_rate_ppm(0);
+        let server = &machine.server;
+        server.set_slow_stop(Duration::ZERO);
+        server.set_slow_start(Duration::ZERO);
+        server.set_stop_hangs(false);
+        server.set_disk_full(false);
+        server.stick_walsender(false);
+        self.come_back(host.node());
+    }
+}
+
+impl Machines for World {
+    fn resolve(&self, target: Target) -> Vec<NodeId> {
+        target.resolve(&self.roles(), &mut |n| self.draw(n))
+    }
+
+    fn draw(&self, n: usize) -> usize {
+        let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
+        usize::try_from(self.nemesis.below(n)).unwrap_or_default()
+    }
+
+    fn hosts(&self) -> Vec<NodeId> {
+        self.hosts_in_order()
+    }
+
+    fn clients(&self) -> Vec<u32> {
+        (0..self.plan.workload.writers + self.plan.workload.readers).collect()
+    }
+
+    fn block(&self, from: Place, to: Place, port: Option<Port>) {
+        self.fabric.block(from, to, port);
+    }
+
+    fn unblock(&self, from: Place, to: Place, port: Option<Port>) {
+        self.fabric.unblock(from, to, port);
+    }
+
+    fn set_link(&self, from: Place, to: Place, fault: LinkFault) {
+        self.fabric.set_link(from, to, fault);
+    }
+
+    fn clear_link(&self, from: Place, to: Place) {
+        self.fabric.clear_link(from, to);
+    }
+
+    fn crash(&self, node: NodeId, process: Process) {
+        self.with_machine(node, |machine| match process {
+            Process::Manager => machine.host.kill(ProcessKind::Manager),
+            Process::Postgres => {
+                machine.server.kill_process("SIGKILL");
+            }
+            Process::Guard => machine.host.kill(ProcessKind::Guard),
+            Process::Host => {
+                machine.server.kill_process("a crash of its host");
+                machine.host.crash();
+                self.go_down(machine);
+            }
+        });
+    }
+
+    fn power_loss(&self, node: NodeId) {
+        self.with_machine(node, |machine| {
+            machine.server.power_loss();
+            machine.host.power_loss();
+            self.oracle.mark(Sometimes::PowerLossDroppedWrites);
+            self.go_down(machine);
+        });
+    }
+
+    fn restart(&self, node: NodeId, process: Process) {
+        match process {
+            Process::Manager => self.start_manager(node),
+            Process::Guard => self.start_guard(node),
+            Process::Host => self.come_back(node),
+            Process::Postgres => {}
+        }
+    }
+
+    fn pause(&self, node: NodeId, process: Process, with_clock: bool) {
+        self.with_machine(node, |machine| match process {
+            Process::Manager => machine.host.pause(ProcessKind::Manager),
+            Process::Postgres => machine.server.hang(),
+            Process::Guard => machine.host.pause(ProcessKind::Guard),
+            Process::Host => {
+                let excuse =
+                    if with_clock { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
+                if with_clock {
+                    lock(&self.stopped_clocks).insert(node);
+                }
+                if with_clock || !self.plan.cluster.commit_fence {
+                    self.excuse(Some(node), excuse, true_now(), true_now());
+                }
+                machine.host.freeze(with_clock);
+            }
+        });
+    }
+
+    fn resume(&self, node: NodeId, process: Process) {
+        self.with_machine(node, |machine| match process {
+            Process::Manager => machine.host.resume(ProcessKind::Manager),
+            Process::Postgres => machine.server.unhang(),
+            Process::Guard => machine.host.resume(ProcessKind::Guard),
+            Process::Host => {
+                let stopped = lock(&self.stopped_clocks).remove(&node);
+                let excuse =
+                    if stopped { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
+                if stopped || !self.plan.cluster.commit_fence {
+                    let until = true_now() + self.lease_and_a_bit();
+                    self.excuse(Some(node), excuse, true_now(), until);
+                }
+                machine.host.thaw();
+            }
+        });
+    }
+
+    fn destroy(&self, node: NodeId) {
+        self.crash(node, Process::Host);
+        self.with_machine(node, |machine| {
+            machine.server.wipe();
+            machine.host.disk().wipe();
+        });
+        self.oracle.store_lost(node);
+        if let Some(machine) = lock(&self.machines).get_mut(&node) {
+            machine.destroyed = true;
+        }
+    }
+
+    fn replace(&self, old: NodeId, new: NodeId) {
+        self.replace_member(old, new);
+    }
+
+    fn set_clock_rate(&self, node: NodeId, ppm: i64) {
+        self.with_machine(node, |machine| machine.host.clock().set_rate_ppm(ppm));
+        let mut rates = lock(&self.rates);
+        rates.insert(node, ppm);
+        let fastest = rates.values().copied().max().unwrap_or_default().max(0);
+        let slowest = rates.values().copied().min().unwrap_or_default().min(0);
+        drop(rates);
+        let bound = i64::try_from(self.plan.cluster.timing.clock_rate_ppm).unwrap_or(i64::MAX);
+        if fastest - slowest > bound {
+            self.excuse(None, Excuse::ClockBeyondRate, true_now(), Duration::MAX);
+        }
+    }
+
+    fn jump_clock(&self, node: NodeId, by_ms: i64) {
+        self.with_machine(node, |machine| machine.host.clock().jump_wall_ms(by_ms));
+    }
+
+    fn set_disk(&self, node: NodeId, flaws: &DiskFlaws) {
+        self.with_machine(node, |machine| {
+            let disk = machine.host.disk();
+            let factor = flaws.slow.map_or(1.0, |latency| {
+                (latency.as_secs_f64() / HEALTHY_SYNC.as_secs_f64()).max(1.0)
+            });
+            disk.set_slow(factor);
+            disk.set_full(flaws.full);
+            disk.set_failing(flaws.failing_writes, flaws.failing_syncs);
+            disk.set_stalled(flaws.stalled);
+        });
+    }
+
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
+        self.with_machine(node, |machine| set_flaw(&machine.server, flaw, on));
+    }
+
+    fn order(&self, order: Order, answer: Answer, times: u32) {
+        self.give_order(order, answer, times);
+    }
+
+    fn note(&self, line: String) {
+        self.trace_fault(format_args!("{line}"));
+    }
+
+    fn heal_everything(&self) {
+        lock(&self.down).clear();
+        self.fabric.heal_all();
+        lock(&self.rates).clear();
+        for node in self.hosts_in_order() {
+            self.with_machine(node, |machine| self.heal_machine(machine));
+        }
+    }
+}
+
+fn set_flaw(server: &Server, flaw: PostgresFlaw, on: bool) {
+    match (flaw, on) {
+        (PostgresFlaw::Hang, true) => server.hang(),
+        (PostgresFlaw::Hang, false) => server.unhang(),
+        (PostgresFlaw::SlowStop, true) => server.set_slow_stop(SLUGGISH),
+        (PostgresFlaw::SlowStop, false) => server.set_slow_stop(Duration::ZERO),
+        (PostgresFlaw::StopHangs, on) => server.set_stop_hangs(on),
+        (PostgresFlaw::SlowStart, true) => server.set_slow_start(SLUGGISH),
+        (PostgresFlaw::SlowStart, false) => server.set_slow_start(Duration::ZERO),
+        (PostgresFlaw::WalsenderStuck, on) => server.stick_walsender(on),
+        (PostgresFlaw::RewindFails, true) => server.set_fail_next_rewind(),
+        (PostgresFlaw::CloneFails, true) => server.set_fail_next_clone(),
+        (PostgresFlaw::WalRecycled, true) => server.recycle_wal(),
+        (PostgresFlaw::RewindFails | PostgresFlaw::CloneFails | PostgresFlaw::WalRecycled, false) => {}
+        (PostgresFlaw::DiskFull, on) => server.set_disk_full(on),
+    }
+}
+

@@ -1,0 +1,346 @@
+//! A cluster, its clients, its faults and its watchers, run from one plan and one seed.
+//!
+//! A run has five parts: the cluster is founded and comes up; the clients begin; the plan happens;
+//! a quorum alone recovers while the rest stays broken (where the mode promises that); everything
+//! heals, converges, and every acknowledged row is counted. Nothing here decides anything for the
+//! product, and nothing of the product knows that it is here.
+
+mod cluster;
+mod faults;
+mod operator;
+mod watching;
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg_replica::control::Mode;
+use pg_replica::ids::NodeId;
+use pg_replica::sabotage::Saboteur;
+
+use crate::clock::{sleep, sleep_until_true, true_now};
+use crate::invariants::Healed;
+use crate::nemesis::{self, Machines};
+use crate::place::Place;
+use crate::report::{Measured, RunReport, Violation};
+use crate::rt;
+use crate::scenario::Plan;
+use crate::streams::lock;
+use crate::trace::Kind;
+use crate::workload::{ClientPlan, Ended, Workload};
+
+use cluster::World;
+
+/// How long a cluster may take to be founded, cloned and streaming.
+const COME_UP_LIMIT: Duration = Duration::from_secs(60);
+/// How long the recovery may take once everything has healed. A member that can only be copied
+/// anew finds that out last.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a quorum alone may take until clients can write.
+const CORE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the cluster runs on after it has recovered, before the count.
+const EPILOGUE: Duration = Duration::from_secs(2);
+/// How long handovers and other orders may go on after the faults.
+const ORDERS_LIMIT: Duration = Duration::from_secs(60);
+/// How often everything is looked at from above.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Keep the text of the trace.
+    pub keep_trace: bool,
+    /// Break this rule, whatever the plan says.
+    pub sabotage: Option<Saboteur>,
+    /// Let something into the trace that no seed determines, to prove that it is noticed.
+    pub canary: bool,
+}
+
+/// Runs a plan. Must be called on a thread that runs nothing else.
+#[must_use]
+pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
+    rt::unbind_all();
+    let errors = watching::ErrorLog::install();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(plan.seed, Default::default());
+    let seat: Arc<std::sync::Mutex<Option<Arc<World>>>> = Arc::default();
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let world = World::new(plan, options);
+            *lock(&seat) = Some(world.clone());
+            let measured = live(&world).await;
+            world.stop();
+            measured
+        })
+    }));
+    let world = lock(&seat).take();
+    if let (Some(world), true) = (&world, options.canary) {
+        let entropy = Duration::from_nanos(canary());
+        lock(&world.trace).mix(Duration::ZERO, NodeId(0), entropy, 0);
+    }
+    let mut report = match (ended, &world) {
+        (Ok(measured), Some(world)) => report(world, &measured),
+        (ended, world) => broken_off(plan, ended.err(), world.as_deref()),
+    };
+    for line in errors.take() {
+        let what = format!("an error was logged: {line}");
+        report.violations.push(Violation { invariant: "log".into(), at: Duration::ZERO, what });
+    }
+    report
+}
+
+/// Something that no seed determines: where this process happens to keep its memory, and which
+/// process it is.
+fn canary() -> u64 {
+    let here = Box::new(0_u8);
+    u64::from(std::process::id()) ^ (&raw const *here).addr() as u64
+}
+
+async fn live(world: &Arc<World>) -> Measured {
+    world.start_everything();
+    let watcher = madsim::task::spawn(watch(world.clone()));
+    let up = come_up(world).await;
+    let began = true_now();
+    *lock(&world.began) = began;
+    let mut measured = Measured { first_primary: world.primary(), ..Measured::default() };
+    if !up {
+        let what = "the cluster did not come up".to_owned();
+        world.expectation_failed(what);
+    }
+    world.counters_begin();
+    let clients = Workload::new(world.streams.clone());
+    if up {
+        start_clients(world, &clients);
+        nemesis::run(&world.plan, began, &**world).await;
+        recover(world, &clients, &mut measured).await;
+    }
+    clients.stop();
+    watcher.abort();
+    measured.ended = true_now().saturating_sub(began);
+    count(world, &clients, began, &mut measured);
+    measured
+}
+
+async fn come_up(world: &Arc<World>) -> bool {
+    let limit = true_now() + COME_UP_LIMIT;
+    while true_now() < limit {
+        if world.is_whole() {
+            return true;
+        }
+        sleep(LOOK_EVERY / 2).await;
+    }
+    false
+}
+
+fn start_clients(world: &Arc<World>, clients: &Workload) {
+    let plan = &world.plan.workload;
+    let hosts: Vec<NodeId> = world.plan.cluster.members().collect();
+    let data: Vec<NodeId> =
+        hosts.into_iter().filter(|node| world.plan.cluster.keeps_data(*node)).collect();
+    for number in 0..plan.writers + plan.readers {
+        let client = if number >= plan.writers {
+            ClientPlan::reader(number, plan.think)
+        } else if number < plan.stale {
+            ClientPlan::patient_writer(number, plan.think)
+        } else {
+            ClientPlan::quick_writer(number, plan.think)
+        };
+        clients.start(&world.registry, client, &data);
+    }
+}
+
+/// First a quorum alone, then everybody.
+async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured) {
+    if world.oracle.violations_total() > 0 && world.plan.expect.violation.is_none() {
+        return;
+    }
+    if world.plan.cluster.mode == Mode::QuorumSync && world.promises_a_core() {
+        let cut_off = world.isolate_a_minority();
+        let from = true_now();
+        let wrote = writes_again(world, clients, from).await;
+        world.rejoin(&cut_off);
+        if !wrote {
+            world.expectation_failed(format!(
+                "a majority alone, without {cut_off:?}, did not let clients write within {} s",
+                CORE_LIMIT.as_secs()
+            ));
+        }
+    }
+    let began = *lock(&world.began);
+    let healed = true_now();
+    measured.healed = healed.saturating_sub(began);
+    let servers: BTreeSet<NodeId> = world.data_members();
+    world.oracle.healed(Healed { at: healed, within: RECOVERY_LIMIT, servers });
+    let limit = healed + RECOVERY_LIMIT + LOOK_EVERY * 2;
+    while world.oracle.recovered_at().is_none() && true_now() < limit {
+        sleep(LOOK_EVERY).await;
+    }
+    let limit = true_now() + ORDERS_LIMIT;
+    while world.orders_pending() && true_now() < limit {
+        sleep(LOOK_EVERY).await;
+    }
+    sleep(EPILOGUE).await;
+}
+
+async fn writes_again(world: &Arc<World>, clients: &Workload, from: Duration) -> bool {
+    let settled = from + Duration::from_secs(1);
+    let limit = from + CORE_LIMIT;
+    while true_now() < limit {
+        sleep(LOOK_EVERY).await;
+        let wrote = clients.history(|history| {
+            let last = history.operations().iter().rev().take(64);
+            last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= settled)
+        });
+        if wrote {
+            return true;
+        }
+        if world.oracle.violations_total() > 0 {
+            return false;
+        }
+    }
+    false
+}
+
+/// Looks from above, all the time.
+async fn watch(world: Arc<World>) {
+    let mut next = true_now();
+    loop {
+        next += LOOK_EVERY;
+        sleep_until_true(next).await;
+        world.oracle.tick(&world.view());
+    }
+}
+
+/// The count: every acknowledged row, against the history that is left.
+fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Measured) {
+    let last = world.primary().filter(|_| world.oracle.recovered_at().is_some());
+    let rows = last.and_then(|node| world.rows_of(node));
+    let epoch = world.oracle.newest().primacy.epoch;
+    let held = last.zip(rows.as_deref()).map(|(node, rows)| (node, epoch, rows));
+    world.oracle.finish(held, world.oracle.recovered_at().is_some());
+    let summary = world.oracle.summary();
+    measured.last_primary = last;
+    measured.lost = summary.lost_rows;
+    measured.failovers = summary.primacies.saturating_sub(1);
+    let counters = world.counters();
+    measured.rewinds = counters.rewinds;
+    measured.clones = counters.clones;
+    measured.wrong_answers = world.wrong_answers();
+    measured.sometimes = world.oracle.reached().iter().map(|(state, _)| state).collect();
+    measured.commits = clients.history(|history| {
+        let mut commits: Vec<Duration> = history
+            .operations()
+            .iter()
+            .filter(|operation| operation.ended == Ended::Acknowledged)
+            .map(|operation| operation.ended_at.saturating_sub(began))
+            .collect();
+        commits.sort();
+        commits
+    });
+}
+
+fn report(world: &World, measured: &Measured) -> RunReport {
+    let plan = &world.plan;
+    let began = *lock(&world.began);
+    let mut found: Vec<Violation> =
+        world.oracle.findings().violations.iter().map(Violation::from).collect();
+    for violation in &mut found {
+        violation.at = violation.at.saturating_sub(began);
+    }
+    let overlap = world.oracle.summary().overlap_longest;
+    if overlap > Duration::ZERO && !plan.expect.overlap_reported && !world.has_excuse() {
+        let what = format!("two servers could acknowledge for {} ms", overlap.as_millis());
+        found.push(Violation { invariant: "I1".into(), at: measured.ended, what });
+    }
+    let mut violations = measured.judge(plan, found);
+    if plan.expect.violation.is_none() {
+        violations.extend(world.failed_expectations());
+    }
+    RunReport {
+        seed: plan.seed,
+        plan_hash: plan.hash(),
+        trace_hash: lock(&world.trace).hash(),
+        virtual_time: began + measured.ended,
+        violations,
+        sometimes: measured.sometimes.iter().map(|state| state.name()).collect(),
+        outages: measured.outages(plan),
+        acknowledged: world.oracle.summary().acknowledged,
+        lost: measured.lost,
+        failovers: measured.failovers,
+        orders: world.order_lines(),
+        trace: world.trace_lines(),
+    }
+}
+
+/// A panic in the product is a violation like any other, and worse than most.
+fn broken_off(
+    plan: &Plan,
+    panic: Option<Box<dyn Any + Send>>,
+    world: Option<&World>,
+) -> RunReport {
+    let text = panic.map_or_else(String::new, |panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        text.unwrap_or_default()
+    });
+    let what = format!("the run broke off: {text}");
+    let at = world.map_or(Duration::ZERO, |world| {
+        let trace = lock(&world.trace);
+        trace.lines().last().map_or(Duration::ZERO, |line| line.at)
+    });
+    let violation = Violation { invariant: "panic".into(), at, what };
+    RunReport {
+        seed: plan.seed,
+        plan_hash: plan.hash(),
+        trace_hash: world.map_or(0, |world| lock(&world.trace).hash()),
+        violations: vec![violation],
+        trace: world.map(World::trace_lines).unwrap_or_default(),
+        ..RunReport::default()
+    }
+}
+
+impl World {
+    fn trace_fault(&self, text: std::fmt::Arguments<'_>) {
+        lock(&self.trace).push(true_now(), None, Kind::Fault, text);
+    }
+
+    /// Cuts a minority of the members off and kills it: the rest has to do without.
+    fn isolate_a_minority(&self) -> Vec<NodeId> {
+        let members: Vec<NodeId> = self.data_members().into_iter().collect();
+        let most = members.len().saturating_sub(1) / 2;
+        let mut cut_off = Vec::new();
+        let mut left = members;
+        while cut_off.len() < most {
+            let index = self.draw(left.len());
+            cut_off.push(left.remove(index));
+        }
+        self.trace_fault(format_args!("a majority has to do without {cut_off:?}"));
+        for node in &cut_off {
+            self.crash(*node, crate::scenario::Process::Host);
+        }
+        cut_off
+    }
+
+    fn rejoin(&self, nodes: &[NodeId]) {
+        self.trace_fault(format_args!("{nodes:?} come back"));
+        for node in nodes {
+            self.restart(*node, crate::scenario::Process::Host);
+        }
+    }
+
+    fn promises_a_core(&self) -> bool {
+        let orders = |event: &crate::scenario::PlanEvent| {
+            matches!(
+                event.fault,
+                crate::scenario::Fault::Order { .. } | crate::scenario::Fault::ReplaceMachine { .. }
+            )
+        };
+        !self.oracle.newest().settings.paused && !self.plan.events.iter().any(orders)
+    }
+}
+
+/// Where a member's machine is.
+fn place(node: NodeId) -> Place {
+    Place::Host(node)
+}

@@ -1,0 +1,318 @@
+//! Eyes and ears: what members do reaches the trace and the oracle from here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pg_replica::control::{Applied, Command};
+use pg_replica::env::{Outcome, Process};
+use pg_replica::ha::{Action, Core, Event, Finished, Verb};
+use pg_replica::ids::{ActionId, Moment, NodeId};
+use pg_replica::runtime::Observer;
+
+use crate::clock::{HostClock, true_now};
+use crate::invariants::Oracle;
+use crate::postgres::Server;
+use crate::sometimes::Sometimes;
+use crate::streams::lock;
+use crate::trace::{Kind, Trace};
+use crate::witness::{Fact, Witness};
+
+/// What is counted for a plan's expectations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) rewinds: u64,
+    pub(super) clones: u64,
+}
+
+/// One life of one member's node, watched.
+pub(super) struct MemberObserver {
+    node: NodeId,
+    clock: HostClock,
+    oracle: Arc<Oracle>,
+    trace: Arc<Mutex<Trace>>,
+    counters: Arc<Mutex<Counters>>,
+    server: Server,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    version: Option<u64>,
+    clones: BTreeMap<ActionId, ()>,
+    relayed: bool,
+    standing: String,
+}
+
+impl std::fmt::Debug for MemberObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemberObserver({})", self.node)
+    }
+}
+
+impl MemberObserver {
+    pub(super) fn new(
+        node: NodeId,
+        clock: HostClock,
+        oracle: Arc<Oracle>,
+        trace: Arc<Mutex<Trace>>,
+        counters: Arc<Mutex<Counters>>,
+        server: Server,
+    ) -> Self {
+        let memory = Mutex::default();
+        Self { node, clock, oracle, trace, counters, server, memory }
+    }
+
+    fn note_event(&self, event: &Event, core: &Core) {
+        let mut memory = lock(&self.memory);
+        match event {
+            Event::Control(control) => {
+                if memory.version != Some(control.version) {
+                    memory.version = Some(control.version);
+                    self.oracle.control(self.node, control);
+                }
+            }
+            Event::Raft(view) => self.oracle.raft(self.node, view),
+            Event::Started { armed: Some(_) } if self.server.process() == Process::Up => {
+                self.oracle.mark(Sometimes::ManagerRestartedUnderLivePostgres);
+            }
+            Event::HeartbeatAnswered { to, sent, answer: Some(answer) } => {
+                if let Some(epoch) = answer.renewed {
+                    let until = *sent + Duration::from_millis(answer.lease_ms);
+                    self.oracle.lease(self.node, epoch, self.clock.true_instant_of(until));
+                    if core.raft().leader != Some(*to) && !memory.relayed {
+                        memory.relayed = true;
+                        self.oracle.mark(Sometimes::RenewalRelayed);
+                    }
+                }
+            }
+            Event::VerbDone { id, outcome: Outcome::Done(finished) } => {
+                if memory.clones.remove(id).is_some() {
+                    lock(&self.counters).clones += 1;
+                    self.oracle.mark(Sometimes::CloneNeeded);
+                }
+                if matches!(finished, Finished::Rewound(_)) {
+                    lock(&self.counters).rewinds += 1;
+                    self.oracle.mark(Sometimes::RewindNeeded);
+                }
+            }
+            Event::Started { .. }
+            | Event::Wake
+            | Event::LeadershipReady { .. }
+            | Event::Observed(_)
+            | Event::VerbDone { .. }
+            | Event::GuardArmed { .. }
+            | Event::Heartbeat { .. }
+            | Event::HeartbeatAnswered { .. }
+            | Event::ReadConfirmed { .. }
+            | Event::Proposed { .. } => {}
+        }
+    }
+
+    fn note_action(&self, action: &Action) {
+        match action {
+            Action::Postgres { id, verb: Verb::Clone(_), .. } => {
+                lock(&self.memory).clones.insert(*id, ());
+            }
+            Action::TransferLeadership { .. } => {
+                self.oracle.mark(Sometimes::LeaderMovedOffPrimary);
+            }
+            Action::Postgres { .. }
+            | Action::Observe
+            | Action::ArmGuard { .. }
+            | Action::DisarmGuard { .. }
+            | Action::SendHeartbeat { .. }
+            | Action::ConfirmLeadership { .. }
+            | Action::AnswerHeartbeat { .. }
+            | Action::Propose { .. }
+            | Action::ChangeVoters { .. }
+            | Action::Say(_) => {}
+        }
+    }
+}
+
+/// Whether a line of the trace is worth a reader's time. The rest is many times as much and says
+/// only that all is well; its effects show.
+fn tells(event: &Event) -> bool {
+    match event {
+        Event::Started { .. }
+        | Event::Control(_)
+        | Event::Raft(_)
+        | Event::LeadershipReady { .. }
+        | Event::VerbDone { .. }
+        | Event::GuardArmed { ok: false, .. }
+        | Event::Proposed { .. } => true,
+        Event::Wake
+        | Event::Observed(_)
+        | Event::GuardArmed { ok: true, .. }
+        | Event::Heartbeat { .. }
+        | Event::HeartbeatAnswered { .. }
+        | Event::ReadConfirmed { .. } => false,
+    }
+}
+
+fn shows(action: &Action) -> bool {
+    match action {
+        Action::Postgres { .. }
+        | Action::DisarmGuard { .. }
+        | Action::Propose { .. }
+        | Action::TransferLeadership { .. }
+        | Action::ChangeVoters { .. }
+        | Action::Say(_) => true,
+        Action::Observe
+        | Action::ArmGuard { .. }
+        | Action::SendHeartbeat { .. }
+        | Action::ConfirmLeadership { .. }
+        | Action::AnswerHeartbeat { .. } => false,
+    }
+}
+
+impl Observer for MemberObserver {
+    fn stepped(&self, now: Moment, event: &Event, actions: &[Action], core: &Core) {
+        let at = true_now();
+        let fresh = match event {
+            // The same state arrives by several ways.
+            Event::Control(control) => lock(&self.memory).version != Some(control.version),
+            _ => true,
+        };
+        self.note_event(event, core);
+        let mut trace = lock(&self.trace);
+        if tells(event) && fresh {
+            trace.push(at, Some(self.node), Kind::Event, format_args!("{event}"));
+        }
+        // What is not worth a line still counts for the hash: how many actions, at which local time.
+        trace.mix(at, self.node, now.since_origin(), actions.len());
+        for action in actions.iter().filter(|action| shows(action)) {
+            trace.push(at, Some(self.node), Kind::Event, format_args!("{action}"));
+        }
+        let standing = format!("{} {}", core.role(), core.control().primacy.epoch);
+        let mut memory = lock(&self.memory);
+        if memory.standing != standing {
+            trace.push(at, Some(self.node), Kind::Standing, format_args!("{standing}"));
+            memory.standing = standing;
+        }
+        drop(memory);
+        drop(trace);
+        for action in actions {
+            self.note_action(action);
+        }
+    }
+
+    fn applied(&self, index: u64, command: &Command, applied: &Applied) {
+        self.oracle.committed(self.node, index, command, applied);
+    }
+}
+
+/// Facts about servers, on their way to the oracle.
+pub(super) struct WorldWitness {
+    pub(super) oracle: Arc<Oracle>,
+    pub(super) trace: Arc<Mutex<Trace>>,
+}
+
+impl Witness for WorldWitness {
+    fn fact(&self, fact: Fact) {
+        self.trace_fact(&fact);
+        self.oracle.fact(fact);
+    }
+}
+
+impl WorldWitness {
+    fn trace_fact(&self, fact: &Fact) {
+        let at = true_now();
+        let mut trace = lock(&self.trace);
+        let mut line = |node: NodeId, text: std::fmt::Arguments<'_>| {
+            trace.push(at, Some(node), Kind::Event, text);
+        };
+        match fact {
+            Fact::Acknowledged(commit) => trace.mix(
+                at,
+                commit.server,
+                Duration::from_nanos(commit.row.number),
+                commit.row.client as usize,
+            ),
+            Fact::Read { server, upto, .. } => {
+                trace.mix(at, *server, Duration::from_nanos(upto.0), 0);
+            }
+            Fact::BecamePrimary { server, epoch, birth, rows, .. } => line(
+                *server,
+                format_args!("IS PRIMARY of {epoch} on {} with {} rows", birth.timeline, rows.len()),
+            ),
+            Fact::ProcessEnded { server, side, by } => {
+                line(*server, format_args!("postgres ({side:?}) ended by {by}"));
+            }
+            Fact::DirectoryReplaced { server, lost, kept_aside } => line(
+                *server,
+                format_args!("directory replaced, {} rows only there, aside: {kept_aside}", lost.len()),
+            ),
+            Fact::TimelineCreated { server, birth, parent } => line(
+                *server,
+                format_args!("{} born in {} from {parent} at {}", birth.timeline, birth.born, birth.begins),
+            ),
+            Fact::Attached { standby, primary, epoch } => {
+                line(*standby, format_args!("streams from {primary} in {epoch}"));
+            }
+        }
+    }
+}
+
+/// Lines that the product logged as errors. A run in which there is one is not clean.
+pub(super) struct ErrorLog {
+    lines: Arc<Mutex<Vec<String>>>,
+    _scope: tracing::subscriber::DefaultGuard,
+}
+
+impl ErrorLog {
+    /// Listens on this thread.
+    pub(super) fn install() -> Self {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let listener = Listener { lines: lines.clone() };
+        Self { lines, _scope: tracing::subscriber::set_default(listener) }
+    }
+
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.lines))
+    }
+}
+
+struct Listener {
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+struct Text(String);
+
+impl tracing::field::Visit for Text {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write;
+        let _ = write!(self.0, "{}={value:?} ", field.name());
+    }
+}
+
+impl tracing::Subscriber for Listener {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event()
+            && *metadata.level() == tracing::Level::ERROR
+            && metadata.target().starts_with("pg_replica")
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(tracing::level_filters::LevelFilter::ERROR)
+    }
+
+    fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        lock(&self.lines).push(text.0);
+    }
+
+    fn enter(&self, _span: &tracing::span::Id) {}
+
+    fn exit(&self, _span: &tracing::span::Id) {}
+}
