@@ -1,6 +1,7 @@
 //! A whole run, from a plan to a report.
 
-use sim::world::{RunOptions, run};
+use sim::report::RunOptions;
+use sim::world::run;
 
 const QUIET: &str = r#"
 claim = "A cluster without faults comes up, takes writes and loses nothing."

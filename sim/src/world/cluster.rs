@@ -17,14 +17,13 @@ use crate::guard::SimGuard;
 use crate::host::{Host, ProcessKind};
 use crate::invariants::{Oracle, Promise, ServerView, WorldView};
 use crate::postgres::{Registry, Server, ServerConfig, SimPostgres};
-use crate::report::Violation;
+use crate::report::{RunOptions, Violation};
 use crate::scenario::Plan;
 use crate::streams::{Concern, Stream, Streams, lock};
 use crate::trace::{Kind, Trace};
 use crate::transport::Exchange;
 use crate::witness::Row;
 
-use super::RunOptions;
 use super::operator::Orders;
 use super::watching::{Counters, MemberObserver, WorldWitness};
 

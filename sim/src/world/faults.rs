@@ -28,11 +28,8 @@ impl World {
         let newest = self.oracle.newest();
         let hosts = self.hosts_in_order();
         let exists = |node: &NodeId| hosts.contains(node);
-        let primary = self
-            .primary()
-            .or(newest.primacy.holder)
-            .or(newest.primacy.last_holder)
-            .filter(exists);
+        let primary =
+            self.primary().or(newest.primacy.holder).or(newest.primacy.last_holder).filter(exists);
         let before = newest.timelines.values().rev().map(|record| record.holder);
         let target = newest.sync.target();
         Roles {
@@ -207,8 +204,7 @@ impl Machines for World {
             Process::Guard => machine.host.resume(ProcessKind::Guard),
             Process::Host => {
                 let stopped = lock(&self.stopped_clocks).remove(&node);
-                let excuse =
-                    if stopped { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
+                let excuse = if stopped { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
                 if stopped || !self.plan.cluster.commit_fence {
                     let until = true_now() + self.lease_and_a_bit();
                     self.excuse(Some(node), excuse, true_now(), until);
@@ -299,8 +295,10 @@ fn set_flaw(server: &Server, flaw: PostgresFlaw, on: bool) {
         (PostgresFlaw::RewindFails, true) => server.set_fail_next_rewind(),
         (PostgresFlaw::CloneFails, true) => server.set_fail_next_clone(),
         (PostgresFlaw::WalRecycled, true) => server.recycle_wal(),
-        (PostgresFlaw::RewindFails | PostgresFlaw::CloneFails | PostgresFlaw::WalRecycled, false) => {}
+        (
+            PostgresFlaw::RewindFails | PostgresFlaw::CloneFails | PostgresFlaw::WalRecycled,
+            false,
+        ) => {}
         (PostgresFlaw::DiskFull, on) => server.set_disk_full(on),
     }
 }
-

@@ -18,13 +18,12 @@ use std::time::Duration;
 
 use pg_replica::control::Mode;
 use pg_replica::ids::NodeId;
-use pg_replica::sabotage::Saboteur;
 
 use crate::clock::{sleep, sleep_until_true, true_now};
 use crate::invariants::Healed;
 use crate::nemesis::{self, Machines};
 use crate::place::Place;
-use crate::report::{Measured, RunReport, Violation};
+use crate::report::{Measured, RunOptions, RunReport, Violation};
 use crate::rt;
 use crate::scenario::Plan;
 use crate::streams::lock;
@@ -46,17 +45,6 @@ const EPILOGUE: Duration = Duration::from_secs(2);
 const ORDERS_LIMIT: Duration = Duration::from_secs(60);
 /// How often everything is looked at from above.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// How to run.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RunOptions {
-    /// Keep the text of the trace.
-    pub keep_trace: bool,
-    /// Break this rule, whatever the plan says.
-    pub sabotage: Option<Saboteur>,
-    /// Let something into the trace that no seed determines, to prove that it is noticed.
-    pub canary: bool,
-}
 
 /// Runs a plan. Must be called on a thread that runs nothing else.
 #[must_use]
@@ -257,10 +245,11 @@ fn report(world: &World, measured: &Measured) -> RunReport {
     if plan.expect.violation.is_none() {
         violations.extend(world.failed_expectations());
     }
+    let trace_hash = lock(&world.trace).hash();
     RunReport {
         seed: plan.seed,
         plan_hash: plan.hash(),
-        trace_hash: lock(&world.trace).hash(),
+        trace_hash,
         virtual_time: began + measured.ended,
         violations,
         sometimes: measured.sometimes.iter().map(|state| state.name()).collect(),
@@ -274,11 +263,7 @@ fn report(world: &World, measured: &Measured) -> RunReport {
 }
 
 /// A panic in the product is a violation like any other, and worse than most.
-fn broken_off(
-    plan: &Plan,
-    panic: Option<Box<dyn Any + Send>>,
-    world: Option<&World>,
-) -> RunReport {
+fn broken_off(plan: &Plan, panic: Option<Box<dyn Any + Send>>, world: Option<&World>) -> RunReport {
     let text = panic.map_or_else(String::new, |panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -290,10 +275,11 @@ fn broken_off(
         trace.lines().last().map_or(Duration::ZERO, |line| line.at)
     });
     let violation = Violation { invariant: "panic".into(), at, what };
+    let trace_hash = world.map_or(0, |world| lock(&world.trace).hash());
     RunReport {
         seed: plan.seed,
         plan_hash: plan.hash(),
-        trace_hash: world.map_or(0, |world| lock(&world.trace).hash()),
+        trace_hash,
         violations: vec![violation],
         trace: world.map(World::trace_lines).unwrap_or_default(),
         ..RunReport::default()
@@ -333,7 +319,8 @@ impl World {
         let orders = |event: &crate::scenario::PlanEvent| {
             matches!(
                 event.fault,
-                crate::scenario::Fault::Order { .. } | crate::scenario::Fault::ReplaceMachine { .. }
+                crate::scenario::Fault::Order { .. }
+                    | crate::scenario::Fault::ReplaceMachine { .. }
             )
         };
         !self.oracle.newest().settings.paused && !self.plan.events.iter().any(orders)

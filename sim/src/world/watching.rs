@@ -235,18 +235,28 @@ impl WorldWitness {
             }
             Fact::BecamePrimary { server, epoch, birth, rows, .. } => line(
                 *server,
-                format_args!("IS PRIMARY of {epoch} on {} with {} rows", birth.timeline, rows.len()),
+                format_args!(
+                    "IS PRIMARY of {epoch} on {} with {} rows",
+                    birth.timeline,
+                    rows.len()
+                ),
             ),
             Fact::ProcessEnded { server, side, by } => {
                 line(*server, format_args!("postgres ({side:?}) ended by {by}"));
             }
             Fact::DirectoryReplaced { server, lost, kept_aside } => line(
                 *server,
-                format_args!("directory replaced, {} rows only there, aside: {kept_aside}", lost.len()),
+                format_args!(
+                    "directory replaced, {} rows only there, aside: {kept_aside}",
+                    lost.len()
+                ),
             ),
             Fact::TimelineCreated { server, birth, parent } => line(
                 *server,
-                format_args!("{} born in {} from {parent} at {}", birth.timeline, birth.born, birth.begins),
+                format_args!(
+                    "{} born in {} from {parent} at {}",
+                    birth.timeline, birth.born, birth.begins
+                ),
             ),
             Fact::Attached { standby, primary, epoch } => {
                 line(*standby, format_args!("streams from {primary} in {epoch}"));
