@@ -15,7 +15,7 @@ use crate::clock::sleep_until_true;
 use crate::fabric::{LinkFault, Port};
 use crate::place::Place;
 use crate::scenario::{
-    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PostgresFlaw, Process, Target,
+    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, Target,
 };
 
 /// What the nemesis can do to a world. Every verb takes effect at once and never waits.
@@ -49,7 +49,8 @@ pub trait Machines {
     fn resume(&self, node: NodeId, process: Process);
     /// The machine is gone for ever, disk included.
     fn destroy(&self, node: NodeId);
-    /// An empty machine `new` appears, and the operator admits it and removes `old`.
+    /// An empty machine `new` appears, and the operator admits it and removes `old`. Where the two
+    /// numbers are one, the machine merely comes back without its disk, and nobody is told.
     fn replace(&self, old: NodeId, new: NodeId);
     /// Sets the rate of a monotonic clock; zero is true time.
     fn set_clock_rate(&self, node: NodeId, ppm: i64);
@@ -95,6 +96,11 @@ pub async fn run(plan: &Plan, began: Duration, machines: &impl Machines) {
     }
     sleep_until_true(began + plan.duration).await;
     nemesis.heal_all();
+    let asked = |event: &PlanEvent| matches!(event.fault, Fault::Order { order: Order::Pause, .. });
+    if plan.events.iter().any(asked) {
+        // Maintenance that nobody ends would keep the cluster from healing.
+        machines.order(Order::Resume, Answer::Any, 1);
+    }
 }
 
 /// What happens at one time to the event of this number.
@@ -286,7 +292,10 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 }
                 self.show_link((from, to));
             }
-            Undo::Replace(old, new) => self.machines.replace(old, new),
+            Undo::Replace(old, new) => {
+                self.gone.remove(&new);
+                self.machines.replace(old, new);
+            }
             Undo::Restart(node, _)
             | Undo::Resume(node, _)
             | Undo::ClockRate(node)

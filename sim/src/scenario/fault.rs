@@ -64,7 +64,7 @@ pub enum Fault {
     ReplaceMachine {
         /// Whose machine.
         target: Target,
-        /// The new machine's number.
+        /// The new machine's number. The old number again is a member that lost its disk.
         node: NodeId,
     },
     /// The monotonic clock runs fast or slow.

@@ -18,7 +18,9 @@ const LOCK_FILE: &[u8] = include_bytes!("../../../Cargo.lock");
 /// Keeps the plan and the trace, and prints what a person needs.
 pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &RunOptions) {
     let again = alone(runner, plan, &RunOptions { keep_trace: true, ..*options });
-    let (plan_file, trace_file) = keep(plan, &again);
+    let broken = options.sabotage.or(plan.sabotage);
+    let kept = Plan { sabotage: broken, ..plan.clone() };
+    let (plan_file, trace_file) = keep(&kept, &again);
     eprintln!();
     let skipped = again.trace.len().saturating_sub(SHOWN_LINES);
     if skipped > 0 {
@@ -38,7 +40,6 @@ pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &Ru
     eprintln!("profile    {}", plan.name);
     eprintln!("plan hash  {:016x}", plan.hash());
     eprintln!("lock hash  {:016x}", fnv1a(LOCK_FILE));
-    let broken = options.sabotage.or(plan.sabotage);
     if let Some(saboteur) = broken {
         eprintln!("sabotage   {}", saboteur_name(saboteur));
     }
