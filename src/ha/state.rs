@@ -29,6 +29,8 @@ pub struct Core {
     pub(super) next_id: u64,
     /// The coordinator's proposal under way.
     pub(super) proposal: Option<(ActionId, Moment)>,
+    /// Before this instant it proposes nothing: the last one came to nothing.
+    pub(super) propose_after: Moment,
 }
 
 impl Core {
@@ -47,6 +49,7 @@ impl Core {
             timers: Timers::default(),
             next_id: 0,
             proposal: None,
+            propose_after: Moment::default(),
         }
     }
 

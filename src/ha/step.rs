@@ -361,16 +361,16 @@ impl Core {
     }
 
     fn on_proposed(&mut self, id: ActionId, applied: Option<&Applied>) {
-        let refused = !matches!(applied, Some(Applied::Done));
         if self.agent.proposal.is_some_and(|(known, _)| known == id) {
             self.agent.proposal = None;
-            if refused {
-                self.agent.retry_at = self.now + RETRY_MIN;
-                self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
-            }
+            // Where it was applied, the control state that it led to ends the wait.
+            self.agent.retry_at = self.now + RETRY_MIN;
+            self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         }
         if self.proposal.is_some_and(|(known, _)| known == id) {
+            let refused = !matches!(applied, Some(Applied::Done));
             self.proposal = None;
+            self.propose_after = if refused { self.now + RETRY_MIN } else { self.now };
         }
     }
 
@@ -472,7 +472,8 @@ impl Core {
         let Some(coordinator) = &mut self.coordinator else { return };
         let next = coordinator.next_look(self.now, &self.control);
         self.timers.set_no_later(Timer::CoordinatorReview, next);
-        let waiting = self.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT);
+        let waiting = self.proposal.is_some_and(|(_, at)| self.now.since(at) < PROPOSAL_LIMIT)
+            || self.now < self.propose_after;
         if !waiting
             && let Some(command) = coordinator.next_command(self.now, &self.control, self.sabotage)
         {
