@@ -160,12 +160,14 @@ impl ControlState {
         let Some(Some(position)) = reports.get(&holder) else {
             return Err(format!("{holder} has not reported where its log ends"));
         };
-        if let Some(missing) = missing_evidence(self, reports, clearance, sabotage) {
-            return Err(missing.to_string());
-        }
         let careless = sabotage.is(Saboteur::PickAnyStandby)
             || sabotage.is(Saboteur::RankByReplayed)
             || sabotage.is(Saboteur::KeepRemovedMember);
+        let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
+        let chosen = if careless { most_advanced } else { *position };
+        if let Some(missing) = missing_evidence(self, chosen, reports, clearance, sabotage) {
+            return Err(missing.to_string());
+        }
         let better = reports
             .iter()
             .filter(|(node, _)| self.is_candidate(**node))

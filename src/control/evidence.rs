@@ -55,9 +55,13 @@ type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 ///
 /// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its
 /// lease is over, or every configuration that it may acknowledge under has lost too many standbys.
+///
+/// Only what the chosen one has is covered: the report of a member that is ahead of `chosen` (it may
+/// not be primary, or it would have been chosen) proves that somebody is silent, and nothing more.
 #[must_use]
 pub fn missing_evidence(
     control: &ControlState,
+    chosen: WalPosition,
     reports: &Reports,
     clearance: &Clearance,
     sabotage: Sabotage,
@@ -72,11 +76,13 @@ pub fn missing_evidence(
             continue;
         }
         let primary_then = holder_of(control, config.epoch);
-        if !must_silence && primary_then.is_some_and(|node| has_reported(reports, node)) {
+        let covered =
+            |node: NodeId| reports.get(&node).is_some_and(|r| r.is_some_and(|p| p <= chosen));
+        if !must_silence && primary_then.is_some_and(covered) {
             continue;
         }
         // A member without data confirms nothing and proves nothing: what it once had is gone.
-        let have = config.standbys.iter().filter(|node| has_reported(reports, **node)).count();
+        let have = config.standbys.iter().filter(|node| covered(**node)).count();
         let needed = reports_needed(config, sabotage);
         if have < needed {
             return Some(Missing::Reports { config: config.clone(), needed, have });

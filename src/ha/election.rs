@@ -104,8 +104,8 @@ impl Ballot<'_> {
         }
         let reports = self.reports();
         self.await_the_living(&reports)?;
-        let clearance = self.clearance(&reports)?;
         let holder = self.best(&reports).ok_or(Obstacle::NoCandidate)?;
+        let clearance = self.clearance(holder, &reports)?;
         self.check_pause(holder)?;
         self.check_lag(holder, &reports)?;
         Ok(self.elect(holder, reports, clearance))
@@ -166,6 +166,7 @@ impl Ballot<'_> {
     /// L4 and L5: the first proof that the former holder is harmless. None of them is needed twice.
     fn clearance(
         &self,
+        holder: NodeId,
         reports: &BTreeMap<NodeId, Option<WalPosition>>,
     ) -> Result<Clearance, Obstacle> {
         let primacy = &self.control.primacy;
@@ -183,7 +184,13 @@ impl Ballot<'_> {
         if forced {
             return Ok(offered);
         }
-        match missing_evidence(self.control, reports, &offered, self.sabotage) {
+        let careless = self.sabotage.is(Saboteur::PickAnyStandby)
+            || self.sabotage.is(Saboteur::RankByReplayed)
+            || self.sabotage.is(Saboteur::KeepRemovedMember);
+        let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
+        let own = reports.get(&holder).copied().flatten().unwrap_or_default();
+        let chosen = if careless { most_advanced } else { own };
+        match missing_evidence(self.control, chosen, reports, &offered, self.sabotage) {
             None => Ok(offered),
             Some(Missing::LeaseOrStop) => Err(Obstacle::LeaseUntil(self.lease_clear_at)),
             Some(missing) => Err(Obstacle::Evidence(missing)),
