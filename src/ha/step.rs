@@ -249,7 +249,9 @@ impl Core {
         let wait = RETRY_MIN * 2u32.saturating_pow(self.agent.failures.min(8) - 1);
         self.agent.retry_at = self.now + wait.min(RETRY_MAX);
         self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
-        if matches!(busy.verb, Verb::Rewind(_)) && !why.is_transient() {
+        let for_good = !why.is_transient();
+        if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby)) {
+            // Among others: a rewind that was cut short leaves a directory that only a copy mends.
             self.agent.needs_clone = true;
         }
         if matches!(busy.verb, Verb::Follow(_)) {

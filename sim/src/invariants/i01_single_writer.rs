@@ -6,13 +6,20 @@
 //! one epoch's commits come from one server. Checked whenever all servers are looked at: at most
 //! one of them could acknowledge. A commit that waited for no standby, at a server that the
 //! guarantee table excuses at that moment, is measured as an overlap instead.
+//!
+//! One thing is not a second writer: a commit whose confirmations were complete before its standbys
+//! detached, and whose word of it was slow, because the primary was frozen or the confirmations
+//! were long under way. Every later history has it already; to the client it is a slow message, and
+//! no clock-free protocol can tell the two apart. It is counted as a rare state, and allowed only
+//! where it waited for standbys and *every* later primary began with the row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pg_replica::ids::{Epoch, NodeId};
 
-use crate::witness::Acknowledged;
+use crate::sometimes::{Reached, Sometimes};
+use crate::witness::{Acknowledged, Row};
 
 use super::view::Excuses;
 use super::{Findings, Invariant, ServerView, WorldView};
@@ -28,15 +35,30 @@ struct First {
 #[derive(Debug, Default)]
 pub(super) struct SingleWriter {
     firsts: BTreeMap<Epoch, First>,
+    /// The rows with which each epoch's primary began.
+    inherited: BTreeMap<Epoch, BTreeSet<Row>>,
     /// Since when two servers have been seen willing, so that one overlap is told once.
     both_willing_since: Option<Duration>,
 }
 
 impl SingleWriter {
+    /// A server became primary with these rows.
+    pub(super) fn became_primary(&mut self, epoch: Epoch, rows: &[Row]) {
+        self.inherited.insert(epoch, rows.iter().copied().collect());
+    }
+
+    /// Whether every later history has had the row from its beginning.
+    fn is_only_slow(&self, ack: &Acknowledged) -> bool {
+        let mut later = self.firsts.keys().filter(|epoch| **epoch > ack.epoch);
+        let has = |epoch| self.inherited.get(epoch).is_some_and(|rows| rows.contains(&ack.row));
+        ack.sync.confirmations > 0 && later.all(has)
+    }
+
     pub(super) fn acknowledged(
         &mut self,
         ack: &Acknowledged,
         excuses: &Excuses,
+        reached: &mut Reached,
         findings: &mut Findings,
     ) {
         let first =
@@ -59,6 +81,10 @@ impl SingleWriter {
             return;
         };
         if newest <= ack.epoch {
+            return;
+        }
+        if self.is_only_slow(ack) {
+            reached.mark(Sometimes::SlowAcknowledgement);
             return;
         }
         let lasted = ack.at.saturating_sub(newer.at);
@@ -135,9 +161,10 @@ mod tests {
 
     fn after_newer(late: &Acknowledged, excuses: &Excuses) -> Findings {
         let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
-        check.acknowledged(&commit(10, 1, 1, 1), excuses, &mut findings);
-        check.acknowledged(&commit(20, 2, 2, 2), excuses, &mut findings);
-        check.acknowledged(late, excuses, &mut findings);
+        let mut reached = Reached::default();
+        check.acknowledged(&commit(10, 1, 1, 1), excuses, &mut reached, &mut findings);
+        check.acknowledged(&commit(20, 2, 2, 2), excuses, &mut reached, &mut findings);
+        check.acknowledged(late, excuses, &mut reached, &mut findings);
         findings
     }
 
@@ -174,6 +201,21 @@ mod tests {
     #[test]
     fn a_commit_that_waited_for_standbys_has_no_excuse() {
         let findings = after_newer(&sync_commit(30, 1, 1, 3), &frozen(false));
+        assert_broken(&findings, Invariant::I1, "n1 acknowledged");
+    }
+
+    #[test]
+    fn a_slow_word_of_a_row_that_every_later_history_has_is_no_second_writer() {
+        let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
+        let mut reached = Reached::default();
+        let (excuses, slow) = (Excuses::default(), sync_commit(30, 1, 1, 3));
+        check.became_primary(Epoch(2), &[slow.row]);
+        check.acknowledged(&commit(20, 2, 2, 2), &excuses, &mut reached, &mut findings);
+        check.acknowledged(&slow, &excuses, &mut reached, &mut findings);
+        assert_kept(&findings);
+        assert_eq!(reached.count(Sometimes::SlowAcknowledgement), 1);
+        let other = sync_commit(31, 1, 1, 4);
+        check.acknowledged(&other, &excuses, &mut reached, &mut findings);
         assert_broken(&findings, Invariant::I1, "n1 acknowledged");
     }
 

@@ -268,7 +268,7 @@ impl Inner {
     fn acknowledged(&mut self, ack: &Acknowledged) {
         let findings = &mut self.findings;
         self.summary.acknowledged += 1;
-        self.single_writer.acknowledged(ack, &self.excuses, findings);
+        self.single_writer.acknowledged(ack, &self.excuses, &mut self.rare.reached, findings);
         self.one_holder.acknowledged(ack, findings);
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
@@ -283,6 +283,7 @@ impl Inner {
             self.newest_primacy = epoch;
             self.summary.primacies += 1;
         }
+        self.single_writer.became_primary(epoch, rows);
         self.one_holder.became_primary(at, began, &mut self.findings);
         self.durability.became_primary(at, server, epoch, rows, &mut self.findings);
         let lease = self.newest.settings.timing.lease();

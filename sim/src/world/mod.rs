@@ -25,7 +25,7 @@ use crate::nemesis::{self, Machines};
 use crate::place::Place;
 use crate::report::{Measured, RunOptions, RunReport, Violation};
 use crate::rt;
-use crate::scenario::Plan;
+use crate::scenario::{Fault, Order, Plan, PlanEvent, Process};
 use crate::streams::lock;
 use crate::trace::Kind;
 use crate::workload::{ClientPlan, Ended, Workload};
@@ -123,9 +123,10 @@ async fn come_up(world: &Arc<World>) -> bool {
 
 fn start_clients(world: &Arc<World>, clients: &Workload) {
     let plan = &world.plan.workload;
-    let hosts: Vec<NodeId> = world.plan.cluster.members().collect();
-    let data: Vec<NodeId> =
-        hosts.into_iter().filter(|node| world.plan.cluster.keeps_data(*node)).collect();
+    let cluster = &world.plan.cluster;
+    let mut data: Vec<NodeId> =
+        cluster.members().filter(|node| cluster.keeps_data(*node)).collect();
+    data.extend(newcomers(&world.plan));
     for number in 0..plan.writers + plan.readers {
         let client = if number >= plan.writers {
             ClientPlan::reader(number, plan.think)
@@ -136,6 +137,15 @@ fn start_clients(world: &Arc<World>, clients: &Workload) {
         };
         clients.start(&world.registry, client, &data);
     }
+}
+
+/// The machines that the plan adds later: clients know their addresses from the beginning.
+fn newcomers(plan: &Plan) -> impl Iterator<Item = NodeId> + '_ {
+    plan.events.iter().filter_map(|event| match &event.fault {
+        Fault::ReplaceMachine { node, .. }
+        | Fault::Order { order: Order::Add { node, witness: false }, .. } => Some(*node),
+        _ => None,
+    })
 }
 
 /// First a quorum alone, then everybody.
@@ -303,7 +313,7 @@ impl World {
         }
         self.trace_fault(format_args!("a majority has to do without {cut_off:?}"));
         for node in &cut_off {
-            self.crash(*node, crate::scenario::Process::Host);
+            self.crash(*node, Process::Host);
         }
         cut_off
     }
@@ -311,17 +321,13 @@ impl World {
     fn rejoin(&self, nodes: &[NodeId]) {
         self.trace_fault(format_args!("{nodes:?} come back"));
         for node in nodes {
-            self.restart(*node, crate::scenario::Process::Host);
+            self.restart(*node, Process::Host);
         }
     }
 
     fn promises_a_core(&self) -> bool {
-        let orders = |event: &crate::scenario::PlanEvent| {
-            matches!(
-                event.fault,
-                crate::scenario::Fault::Order { .. }
-                    | crate::scenario::Fault::ReplaceMachine { .. }
-            )
+        let orders = |event: &PlanEvent| {
+            matches!(event.fault, Fault::Order { .. } | Fault::ReplaceMachine { .. })
         };
         !self.oracle.newest().settings.paused && !self.plan.events.iter().any(orders)
     }
