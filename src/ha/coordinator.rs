@@ -88,6 +88,7 @@ impl Coordinator {
             self.epoch = control.primacy.epoch;
             self.given_at = now;
             self.primary_position = None;
+            self.sync = SyncWatch::default();
             self.ledger.epoch_given(self.epoch);
         }
         if control.timelines.contains_key(&self.epoch) {

@@ -284,6 +284,8 @@ impl Directory {
         self.truncate(keep);
         self.history.truncate(fork.last_common + 1);
         self.flushed = self.written();
+        // What follows the fork comes from the source, whose log this directory has from there on.
+        self.recycled_to = self.recycled_to.min(self.flushed);
         SetAside { records, history }
     }
 

@@ -166,16 +166,17 @@ async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured
         }
     }
     let began = *lock(&world.began);
+    measured.healed = true_now().saturating_sub(began);
+    // Who has to recover is known once the operator's business is done.
+    let limit = true_now() + ORDERS_LIMIT;
+    while world.orders_pending() && true_now() < limit {
+        sleep(LOOK_EVERY).await;
+    }
     let healed = true_now();
-    measured.healed = healed.saturating_sub(began);
     let servers: BTreeSet<NodeId> = world.data_members();
     world.oracle.healed(Healed { at: healed, within: RECOVERY_LIMIT, servers });
     let limit = healed + RECOVERY_LIMIT + LOOK_EVERY * 2;
     while world.oracle.recovered_at().is_none() && true_now() < limit {
-        sleep(LOOK_EVERY).await;
-    }
-    let limit = true_now() + ORDERS_LIMIT;
-    while world.orders_pending() && true_now() < limit {
         sleep(LOOK_EVERY).await;
     }
     sleep(EPILOGUE).await;
