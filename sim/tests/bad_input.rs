@@ -1,0 +1,137 @@
+//! Bad input ends the program `sim` with one clear sentence, its place, and exit code 2. Nothing is
+//! run and nothing is written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const HEAD: &str = "claim = \"c\"\nduration = \"60s\"\n";
+
+fn sim(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(arguments)
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .expect("the program was built with this test")
+}
+
+/// A file with this text, under a name of its own.
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).expect("the folder for tests can be written to");
+    path
+}
+
+/// Runs the program and expects one sentence on standard error that begins and goes on like this.
+#[track_caller]
+fn assert_refused(arguments: &[&str], beginning: &str, contains: &str) {
+    let output = sim(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?} said {said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{arguments:?}");
+    assert_eq!(said.lines().count(), 1, "{arguments:?} said {said}");
+    assert!(said.starts_with(beginning), "{arguments:?} said {said}, not {beginning}");
+    assert!(said.contains(contains), "{arguments:?} said {said}, without {contains}");
+}
+
+/// Runs a file with this text through `run`, and expects a refusal at this line and column.
+#[track_caller]
+fn assert_file_refused(name: &str, text: &str, place: &str, contains: &str) {
+    let path = file(name, text);
+    let path = path.to_str().expect("a path in UTF-8");
+    assert_refused(&["run", path], &format!("{path}:{place}: "), contains);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_keys_that_are_known() {
+    let text = format!("{HEAD}colour = \"red\"\n");
+    assert_file_refused("unknown-key.toml", &text, "3:1", "`colour` means nothing to a file");
+}
+
+#[test]
+fn a_time_after_the_end_is_refused() {
+    let text =
+        format!("{HEAD}[[event]]\nat = \"61s\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
+    let path = file("late.toml", &text);
+    let path = path.to_str().expect("a path in UTF-8");
+    assert_refused(&["run", path], &format!("{path}:"), "the run ends at 60s");
+}
+
+#[test]
+fn a_time_that_is_none_is_refused() {
+    let text = format!("{HEAD}[[event]]\nat = \"soon\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
+    assert_file_refused("no-time.toml", &text, "4:6", "\"soon\" is no duration");
+}
+
+#[test]
+fn a_target_that_does_not_exist_is_refused() {
+    let text =
+        format!("{HEAD}[[event]]\nat = \"1s\"\nfault = \"power-loss\"\ntarget = \"node:4\"\n");
+    assert_file_refused("no-target.toml", &text, "6:10", "there is no member 4");
+}
+
+#[test]
+fn an_even_number_of_voters_is_refused() {
+    let text = format!("{HEAD}[cluster]\nnodes = 4\n");
+    let path = file("even.toml", &text);
+    let path = path.to_str().expect("a path in UTF-8");
+    assert_refused(&["run", path], &format!("{path}:"), "even number");
+}
+
+#[test]
+fn an_unknown_sabotage_is_refused_in_a_file_and_on_the_command_line() {
+    let text = format!("{HEAD}[sabotage]\nname = \"gremlin\"\n");
+    assert_file_refused("gremlin.toml", &text, "4:8", "\"gremlin\" is no saboteur; there are ");
+    let output = sim(&["mutants", "--only", "gremlin"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is no saboteur"));
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_refused() {
+    assert_file_refused("torn.toml", "claim = \"c\nduration", "2:9", "");
+}
+
+#[test]
+fn a_file_of_a_newer_format_is_refused() {
+    assert_file_refused("newer.toml", &format!("version = 2\n{HEAD}"), "1:11", "format 2");
+}
+
+#[test]
+fn a_missing_file_is_refused_by_every_verb() {
+    for arguments in [
+        &["run", "missing.toml"][..],
+        &["run", "missing.toml", "--trace"],
+        &["sweep", "missing.toml", "--seeds", "1..2"],
+        &["replay", "missing.toml"],
+        &["determinism", "--profile", "missing.toml"],
+        &["mutants", "--profile", "missing.toml", "--only", "share-epoch"],
+    ] {
+        assert_refused(arguments, "missing.toml: cannot be read: ", "No such file");
+    }
+    assert_refused(&["list", "missing"], "sim: missing cannot be read: ", "");
+}
+
+#[test]
+fn one_bad_file_among_good_ones_stops_everything_before_it_begins() {
+    let good = file("good.toml", &format!("{HEAD}[workload]\nwriters = 1\n"));
+    let good = good.to_str().expect("a path in UTF-8");
+    assert_refused(&["run", good, "missing.toml"], "missing.toml: cannot be read", "");
+}
+
+#[test]
+fn a_profile_is_no_plan() {
+    let text = format!("{HEAD}[swarm]\nnodes = [3]\nmodes = [\"async\"]\nstart = \"4s..56s\"\n");
+    let path = file("profile.toml", &text);
+    let path = path.to_str().expect("a path in UTF-8");
+    assert_refused(&["replay", path], &format!("{path}: is a profile"), "");
+}
+
+#[test]
+fn seeds_that_are_none_are_refused() {
+    for seeds in ["5..1", "many", "1..", ""] {
+        let output = sim(&["sweep", "x.toml", "--seeds", seeds]);
+        assert_eq!(output.status.code(), Some(2), "{seeds}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("write 1..500"), "{seeds}");
+    }
+}
