@@ -15,7 +15,8 @@ fn without_a_verb_it_says_what_it_cannot_do_and_what_to_run_instead() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("does not manage a real Postgres yet"), "{said}");
-    let command = said.lines().find_map(|line| line.trim().strip_prefix("cargo run -p sim -- run "));
+    let command =
+        said.lines().find_map(|line| line.trim().strip_prefix("cargo run -p sim -- run "));
     let scenario = command.and_then(|rest| rest.split(' ').next()).expect("a command to copy");
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     assert!(root.join(scenario).exists(), "{scenario} does not exist");
@@ -33,7 +34,9 @@ fn its_version_is_the_packages() {
 fn its_help_tells_the_same() {
     let output = node(&["--help"]);
     assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("does not manage a real Postgres yet"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("does not manage a real Postgres yet")
+    );
 }
 
 #[test]

@@ -50,8 +50,7 @@ fn an_unknown_key_is_refused_with_the_keys_that_are_known() {
 
 #[test]
 fn a_time_after_the_end_is_refused() {
-    let text =
-        format!("{HEAD}[[event]]\nat = \"61s\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
+    let text = format!("{HEAD}[[event]]\nat = \"61s\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
     let path = file("late.toml", &text);
     let path = path.to_str().expect("a path in UTF-8");
     assert_refused(&["run", path], &format!("{path}:"), "the run ends at 60s");
@@ -59,7 +58,8 @@ fn a_time_after_the_end_is_refused() {
 
 #[test]
 fn a_time_that_is_none_is_refused() {
-    let text = format!("{HEAD}[[event]]\nat = \"soon\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
+    let text =
+        format!("{HEAD}[[event]]\nat = \"soon\"\nfault = \"power-loss\"\ntarget = \"one\"\n");
     assert_file_refused("no-time.toml", &text, "4:6", "\"soon\" is no duration");
 }
 

@@ -70,7 +70,11 @@ fn entropy_that_no_seed_determines_changes_the_trace() {
     let profile = everything();
     for seed in SEEDS {
         let honest = trace_hash(&profile, seed, false);
-        assert_ne!(trace_hash(&profile, seed, true), honest, "the canary of seed {seed} is unheard");
+        assert_ne!(
+            trace_hash(&profile, seed, true),
+            honest,
+            "the canary of seed {seed} is unheard"
+        );
     }
 }
 

@@ -163,9 +163,12 @@ impl World {
 
     /// What the product understands; a new machine is made, started and greeted on the way.
     async fn translate(&self, order: &Order) -> Option<ControlOrder> {
-        let named = |target: &Target| match target {
-            Target::Node(node) => Some(*node),
-            _ => self.resolve(*target).first().copied(),
+        let named = |target: &Target| {
+            // A member that is named is meant whether it exists or not: the product has to answer.
+            if let Target::Node(node) = target {
+                return Some(*node);
+            }
+            self.resolve(*target).first().copied()
         };
         let change = |change: SettingsChange| Some(ControlOrder::Configure(change));
         match order {

@@ -170,10 +170,11 @@ fn shows(action: &Action) -> bool {
 impl Observer for MemberObserver {
     fn stepped(&self, now: Moment, event: &Event, actions: &[Action], core: &Core) {
         let at = true_now();
-        let fresh = match event {
-            // The same state arrives by several ways.
-            Event::Control(control) => lock(&self.memory).version != Some(control.version),
-            _ => true,
+        // The same state arrives by several ways.
+        let fresh = if let Event::Control(control) = event {
+            lock(&self.memory).version != Some(control.version)
+        } else {
+            true
         };
         self.note_event(event, core);
         let mut trace = lock(&self.trace);
