@@ -106,13 +106,15 @@ impl From<&invariants::Violation> for Violation {
 }
 
 impl Measured {
-    /// Every noticeable gap between two commits that ends after `from`, with its begin.
-    fn gaps(&self, from: Duration) -> Vec<(Duration, Duration)> {
+    /// Every noticeable gap between two commits that ends after `from` and begins before `until`,
+    /// with its begin. What comes after the plan's own time is the world's: it takes members away
+    /// once more, to see that a majority is enough.
+    fn gaps(&self, from: Duration, until: Duration) -> Vec<(Duration, Duration)> {
         let mut gaps = Vec::new();
         let mut last = self.commits.first().copied().unwrap_or_default();
         for at in self.commits.iter().copied().chain([self.ended]) {
             let gap = at.saturating_sub(last);
-            if gap >= OUTAGE_LEAST && at >= from {
+            if gap >= OUTAGE_LEAST && at >= from && last < until {
                 gaps.push((last, gap));
             }
             last = last.max(at);
@@ -124,7 +126,7 @@ impl Measured {
     #[must_use]
     pub fn outages(&self, plan: &Plan) -> Vec<Duration> {
         let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
-        self.gaps(first).into_iter().map(|(_, gap)| gap).collect()
+        self.gaps(first, plan.duration).into_iter().map(|(_, gap)| gap).collect()
     }
 
     /// Compares with what the plan expects, and returns what is to be reported of the run: the
@@ -154,7 +156,8 @@ impl Measured {
         };
         let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
         if let Some(within) = expect.writable_within {
-            for (at, gap) in self.gaps(first).into_iter().filter(|(_, gap)| *gap > within) {
+            let gaps = self.gaps(first, plan.duration);
+            for (at, gap) in gaps.into_iter().filter(|(_, gap)| *gap > within) {
                 let (gap, within) = (write_duration(gap), write_duration(within));
                 miss(at, format!("nothing was writable for {gap}, and {within} is the most"));
             }
@@ -280,9 +283,10 @@ mod tests {
     #[test]
     fn an_outage_is_a_gap_and_the_end_of_a_run_closes_it() {
         let seen = measured(&[0, 100, 1_900, 2_000], 3_000);
-        let gaps = seen.gaps(Duration::ZERO);
+        let gaps = seen.gaps(Duration::ZERO, Duration::MAX);
         let lengths: Vec<u128> = gaps.iter().map(|(_, gap)| gap.as_millis()).collect();
         assert_eq!(lengths, [1_800, 1_000]);
-        assert_eq!(seen.gaps(Duration::from_millis(2_500)).len(), 1);
+        assert_eq!(seen.gaps(Duration::from_millis(2_500), Duration::MAX).len(), 1);
+        assert_eq!(seen.gaps(Duration::ZERO, Duration::from_millis(2_000)).len(), 1);
     }
 }
