@@ -288,6 +288,34 @@ fn every_path_that_the_documents_name_exists() {
 }
 
 #[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let mut offences = Vec::new();
+    let documents = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(String::from);
+    for document in files("docs", "md").into_iter().chain(documents) {
+        let text = read(&document);
+        let folder = root().join(&document).parent().expect("a file has a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.contains("://") && !folder.join(link).exists() {
+                offences.push(format!("{document} links to {link}"));
+            }
+        }
+    }
+    assert_none("a link leads somewhere", &offences);
+}
+
+#[test]
+fn the_documents_that_a_stranger_needs_exist() {
+    let needed = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "docs/README.md"];
+    let missing: Vec<String> =
+        needed.iter().filter(|path| !root().join(path).exists()).map(ToString::to_string).collect();
+    assert_none("the house has a front door", &missing);
+    let readme = read("README.md");
+    for command in ["cargo run -p sim -- run ", "cargo test --features sim", "ci/check"] {
+        assert!(readme.contains(command), "README.md does not tell `{command}`");
+    }
+}
+
+#[test]
 fn this_test_sees_through_comments_strings_and_groups() {
     let code = code_of("use std::{fs, io}; // tokio\nlet a = \"tokio \\\" async\"; let b = '\"';");
     assert!(names(&code, "std", "fs") && !names(&code, "std", "net"));

@@ -80,7 +80,7 @@ rare_states! {
     CommitOutcomeUnknown = "commit-outcome-unknown",
     /// A whole host lost power with writes that were not yet safe.
     PowerLossDroppedWrites = "power-loss-dropped-writes",
-    /// A commit that every later history has was acknowledged late by its frozen or distant primary.
+    /// A commit that every later history has was acknowledged late, by a frozen or distant primary.
     SlowAcknowledgement = "slow-acknowledgement",
     /// A member got its log by a snapshot, because the entries were gone.
     SnapshotInstalled = "snapshot-installed",

@@ -56,8 +56,9 @@ type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 /// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its
 /// lease is over, or every configuration that it may acknowledge under has lost too many standbys.
 ///
-/// Only what the chosen one has is covered: the report of a member that is ahead of `chosen` (it may
-/// not be primary, or it would have been chosen) proves that somebody is silent, and nothing more.
+/// Only what the chosen one has is covered: the report of a member that is ahead of `chosen` (it
+/// may not be primary, or it would have been chosen) proves that somebody is silent, and nothing
+/// more.
 #[must_use]
 pub fn missing_evidence(
     control: &ControlState,
