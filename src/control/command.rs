@@ -16,6 +16,8 @@ use super::state::{Member, OrderOutcome};
 pub enum VacateReason {
     /// No renewal for so long, and no standby hears its Postgres either.
     Silent,
+    /// It is heard, and cannot renew its lease: the answers do not reach it.
+    CannotRenew,
     /// It got primacy and did not become primary in time.
     NotPromoted,
     /// Its Postgres cannot be brought back in time.
@@ -30,6 +32,7 @@ impl fmt::Display for VacateReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent => f.write_str("silent, and no standby hears its Postgres"),
+            Self::CannotRenew => f.write_str("cannot renew its lease"),
             Self::NotPromoted => f.write_str("did not become primary in time"),
             Self::PostgresFailed(why) => write!(f, "its Postgres failed: {why}"),
             Self::Operator => f.write_str("an operator asked for it"),

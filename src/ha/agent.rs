@@ -74,6 +74,8 @@ pub(super) struct Agent {
     pub(super) unanswered: u32,
     /// Whose turn it is to relay.
     pub(super) relay_turn: usize,
+    /// Whether the leader has heard from a running primary lately.
+    pub(super) primary_is_up: bool,
     /// When members were last heard.
     pub(super) heard: BTreeMap<NodeId, Moment>,
     /// What keeps this member from doing what the control state asks of it.
@@ -103,6 +105,7 @@ impl Agent {
             tail: None,
             unanswered: 0,
             relay_turn: 0,
+            primary_is_up: false,
             heard: BTreeMap::new(),
             trouble: None,
             role: Role::Idle,
@@ -178,6 +181,9 @@ impl Agent {
             streams: seen.map(|o| o.streams.clone()).unwrap_or_default(),
             sync: seen.map(|o| o.sync.clone()).unwrap_or_default(),
             admits: seen.is_some_and(|o| o.admits),
+            leased: self.lease.is_some_and(|lease| {
+                lease.covers(control.primacy.epoch, now, &control.settings.timing)
+            }),
             hears: self
                 .heard
                 .iter()

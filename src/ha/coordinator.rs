@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::control::{Command, ControlState, Handover, HandoverKind, OrderOutcome, VacateReason};
+use crate::env::{Process, Side};
 use crate::ids::{Epoch, Moment, NodeId, Term, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
@@ -51,6 +52,8 @@ pub(super) struct Coordinator {
     vacant_since: Option<Moment>,
     /// Where the holder of the present epoch was last known to be.
     primary_position: Option<WalPosition>,
+    /// Since when the holder reports without a lease.
+    unleased_since: Option<Moment>,
     /// Holders that did not become primary, since the last one that did.
     failed: BTreeSet<NodeId>,
     /// The handover under way, and since when it is known.
@@ -74,6 +77,7 @@ impl Coordinator {
             given_at: led_since,
             vacant_since: None,
             primary_position: None,
+            unleased_since: None,
             failed: BTreeSet::new(),
             handover_since: None,
             sync: SyncWatch::default(),
@@ -88,6 +92,7 @@ impl Coordinator {
             self.epoch = control.primacy.epoch;
             self.given_at = now;
             self.primary_position = None;
+            self.unleased_since = None;
             self.sync = SyncWatch::default();
             self.ledger.epoch_given(self.epoch);
         }
@@ -109,6 +114,16 @@ impl Coordinator {
         }
     }
 
+    /// For how long the present epoch's primary has been let in clients, as far as is known here.
+    pub(super) fn settled_for(&self, now: Moment, control: &ControlState) -> Duration {
+        let admits = control
+            .primacy
+            .holder
+            .and_then(|holder| self.seen.get(&holder))
+            .is_some_and(|seen| seen.report.admits && seen.report.side == Side::Primary);
+        if admits { now.since(self.given_at) } else { Duration::ZERO }
+    }
+
     /// Takes a report in.
     pub(super) fn on_report(&mut self, report: Report, control: &ControlState, now: Moment) {
         if control.primacy.holder == Some(report.node)
@@ -116,7 +131,21 @@ impl Coordinator {
         {
             self.primary_position = self.primary_position.max(report.position);
         }
+        if control.primacy.holder == Some(report.node) {
+            let unleased = !report.leased;
+            self.unleased_since = unleased.then(|| self.unleased_since.unwrap_or(now));
+        }
         self.seen.insert(report.node, Seen { report, at: now });
+    }
+
+    /// Whether a running primary was heard lately.
+    pub(super) fn primary_is_up(&self, now: Moment, control: &ControlState) -> bool {
+        let holder = control.primacy.holder.and_then(|holder| self.seen.get(&holder));
+        holder.is_some_and(|seen| {
+            now.since(seen.at) <= REPORT_LIMIT
+                && seen.report.side == Side::Primary
+                && seen.report.process == Process::Up
+        })
     }
 
     /// The members that are alive, by their last reports.
@@ -223,6 +252,11 @@ impl Coordinator {
             return Some(VacateReason::NotPromoted);
         }
         let suspect = Duration::from_millis(timing.suspect_ms);
+        // Its requests arrive and the answers do not: without a lease it is fenced, and stays so.
+        let lease = Duration::from_millis(timing.lease_ms);
+        if self.unleased_since.is_some_and(|since| now.since(since) > suspect + lease / 2) {
+            return Some(VacateReason::CannotRenew);
+        }
         let silent = now.since(self.last_heard(holder));
         if silent <= suspect {
             return None;
@@ -325,7 +359,14 @@ impl Coordinator {
     /// When this must be looked at again although nothing happens.
     pub(super) fn next_look(&self, now: Moment, control: &ControlState) -> Moment {
         let heartbeat = Duration::from_millis(control.settings.timing.heartbeat_ms);
-        let soon = now + heartbeat / 2;
+        let mut soon = now + heartbeat / 2;
+        if let Some(holder) = control.primacy.holder {
+            let suspect = Duration::from_millis(control.settings.timing.suspect_ms);
+            let suspicious = self.last_heard(holder) + suspect + Duration::from_millis(1);
+            if suspicious > now {
+                soon = soon.min(suspicious);
+            }
+        }
         match &self.obstacle {
             Some(Obstacle::LeaseUntil(at)) if *at > now => (*at).min(soon),
             _ => soon,

@@ -9,11 +9,15 @@ use crate::ids::{Moment, NodeId};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Action;
-use super::coordinator::{Coordinator, REPORT_LIMIT};
+use super::coordinator::Coordinator;
 use super::event::RaftView;
 
 /// How long a move is given before another is tried.
 const MOVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a new primary has served before leadership is moved away from it.
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+/// How lately a member was heard that leadership is handed to: two heartbeats and a bit.
+const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// How many entries a member may lack and still be handed leadership, or a vote.
 const BEHIND_MAX: u64 = 16;
 
@@ -34,13 +38,20 @@ pub(super) fn next_move(
     }
     let near = |node: &NodeId| raft.behind.get(node).is_some_and(|lacks| *lacks <= BEHIND_MAX);
     let heard = |node: &NodeId| {
-        coordinator.seen.get(node).is_some_and(|seen| now.since(seen.at) <= REPORT_LIMIT)
+        coordinator.seen.get(node).is_some_and(|seen| now.since(seen.at) <= HEARD_LATELY)
     };
     if let Some(voters) = next_voters(me, control, raft, near) {
         return Some(Action::ChangeVoters { voters });
     }
     let unwelcome = control.primacy.holder == Some(me) || !control.members.contains_key(&me);
-    if !unwelcome || control.handover.is_some() || sabotage.is(Saboteur::LeadershipStaysOnPrimary) {
+    // A promotion comes first: moving leadership costs an election where the other side is dead.
+    let settled = control.timelines.contains_key(&control.primacy.epoch)
+        && coordinator.settled_for(now, control) >= SETTLED_FOR;
+    if !unwelcome
+        || !settled
+        || control.handover.is_some()
+        || sabotage.is(Saboteur::LeadershipStaysOnPrimary)
+    {
         return None;
     }
     // A witness first: it will never be primary, so leadership can stay there for good.

@@ -51,6 +51,8 @@ pub struct Report {
     pub sync: SyncNames,
     /// Whether clients are let in.
     pub admits: bool,
+    /// Whether it holds a lease of the present epoch now.
+    pub leased: bool,
     /// Members whose nodes this one has heard lately.
     pub hears: BTreeSet<NodeId>,
     /// Why it cannot do what the control state asks of it, if it cannot.

@@ -25,6 +25,8 @@ use super::timers::Timer;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(3);
+/// How long a member that does not lead may take to apply what the leader has applied.
+const SETTLE: Duration = Duration::from_millis(10);
 /// How long a proposal may be under way before its answer is taken for lost.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a look at Postgres may take before it is asked for again.
@@ -299,6 +301,7 @@ impl Core {
             return;
         };
         self.agent.heard.insert(to, self.now);
+        self.agent.primary_is_up = answer.primary_is_up;
         let wanted = self.is_holder();
         if answer.renewed.is_some() || !wanted {
             self.agent.unanswered = 0;
@@ -323,7 +326,7 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let Some(coordinator) = &mut self.coordinator else {
-            let answer = HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+            let answer = HeartbeatAnswer::nothing(self.raft.leader);
             actions.push(Action::AnswerHeartbeat { request, answer });
             return;
         };
@@ -333,7 +336,10 @@ impl Core {
             coordinator.renewals.insert(request, (node, epoch));
             actions.push(Action::ConfirmLeadership { request });
         } else {
-            let answer = HeartbeatAnswer { leader: Some(self.me), renewed: None, lease_ms: 0 };
+            let answer = HeartbeatAnswer {
+                primary_is_up: coordinator.primary_is_up(self.now, &self.control),
+                ..HeartbeatAnswer::nothing(Some(self.me))
+            };
             actions.push(Action::AnswerHeartbeat { request, answer });
         }
     }
@@ -346,7 +352,7 @@ impl Core {
         term: Option<crate::ids::Term>,
         actions: &mut Vec<Action>,
     ) {
-        let mut answer = HeartbeatAnswer { leader: self.raft.leader, renewed: None, lease_ms: 0 };
+        let mut answer = HeartbeatAnswer::nothing(self.raft.leader);
         if let Some(coordinator) = &mut self.coordinator
             && let Some((node, epoch)) = coordinator.renewals.remove(&request)
         {
@@ -365,8 +371,9 @@ impl Core {
     fn on_proposed(&mut self, id: ActionId, applied: Option<&Applied>) {
         if self.agent.proposal.is_some_and(|(known, _)| known == id) {
             self.agent.proposal = None;
-            // Where it was applied, the control state that it led to ends the wait.
-            self.agent.retry_at = self.now + RETRY_MIN;
+            // Where it was applied, the control state that it led to is here, or about to be.
+            let done = applied == Some(&Applied::Done);
+            self.agent.retry_at = self.now + if done { SETTLE } else { RETRY_MIN };
             self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         }
         if self.proposal.is_some_and(|(known, _)| known == id) {
@@ -385,6 +392,10 @@ impl Core {
             return;
         }
         if self.switchover_stop_is_overdue() {
+            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
+            return;
+        }
+        if self.copies_in_a_vacancy() {
             self.start_verb(Verb::Stop(StopHow::Immediate), actions);
             return;
         }
@@ -421,10 +432,20 @@ impl Core {
         let up = self.agent.seen().is_some_and(|o| o.process == crate::env::Process::Up);
         self.agent.not_up_since =
             (leased && !up).then(|| self.agent.not_up_since.unwrap_or(self.now));
+        if !self.agent.primary_is_up {
+            self.agent.dry_since = None;
+        }
         if self.agent.dry_since.is_some_and(|since| self.now.since(since) > DRY_LIMIT) {
             self.agent.needs_clone = true;
             self.agent.dry_since = None;
         }
+    }
+
+    /// A copy that is under way is worth less than this member's word in an election; cut short, it
+    /// leaves the directory as it was.
+    fn copies_in_a_vacancy(&self) -> bool {
+        let copies = self.agent.busy.as_ref().is_some_and(|b| matches!(b.verb, Verb::Clone(_)));
+        copies && self.control.is_vacant()
     }
 
     fn switchover_stop_is_overdue(&self) -> bool {

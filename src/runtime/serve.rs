@@ -64,7 +64,7 @@ async fn heartbeat<E: NodeEnv>(
     let request = Request::Heartbeat { report, renew, relayed: true };
     let answer = match shared.env.network().call(&peer, request, RELAY_DEADLINE).await {
         Ok(Response::Heartbeat(answer)) => answer,
-        Ok(_) | Err(_) => HeartbeatAnswer { leader, renewed: None, lease_ms: 0 },
+        Ok(_) | Err(_) => HeartbeatAnswer::nothing(leader),
     };
     reply.send(Response::Heartbeat(answer));
 }

@@ -54,13 +54,15 @@ impl SingleWriter {
         ack.sync.confirmations > 0 && later.all(has)
     }
 
+    /// Takes an acknowledgement in; `true` where it is an overlap that nobody promised away, whose
+    /// rows no later history can have.
     pub(super) fn acknowledged(
         &mut self,
         ack: &Acknowledged,
         excuses: &Excuses,
         reached: &mut Reached,
         findings: &mut Findings,
-    ) {
+    ) -> bool {
         let first =
             *self.firsts.entry(ack.epoch).or_insert(First { at: ack.at, server: ack.server });
         if first.server != ack.server {
@@ -77,15 +79,15 @@ impl SingleWriter {
                 ),
             );
         }
-        let Some((newest, newer)) = self.firsts.last_key_value().map(|(e, f)| (*e, *f)) else {
-            return;
+        let excused = ack.sync.confirmations == 0 && excuses.cover(ack.server, ack.at);
+        let superseded = self.inherited.keys().any(|epoch| *epoch > ack.epoch);
+        let newest = self.firsts.last_key_value().map(|(e, f)| (*e, *f));
+        let Some((newest, newer)) = newest.filter(|(newest, _)| *newest > ack.epoch) else {
+            return excused && superseded;
         };
-        if newest <= ack.epoch {
-            return;
-        }
         if self.is_only_slow(ack) {
             reached.mark(Sometimes::SlowAcknowledgement);
-            return;
+            return false;
         }
         let lasted = ack.at.saturating_sub(newer.at);
         let what = format!(
@@ -96,11 +98,12 @@ impl SingleWriter {
             lasted.as_millis(),
             newer.server
         );
-        if ack.sync.confirmations == 0 && excuses.cover(ack.server, ack.at) {
+        if excused {
             findings.overlap(ack.at, lasted, what);
-        } else {
-            findings.broken(Invariant::I1, ack.at, what);
+            return true;
         }
+        findings.broken(Invariant::I1, ack.at, what);
+        false
     }
 
     pub(super) fn look(

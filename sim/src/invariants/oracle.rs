@@ -268,13 +268,16 @@ impl Inner {
     fn acknowledged(&mut self, ack: &Acknowledged) {
         let findings = &mut self.findings;
         self.summary.acknowledged += 1;
-        self.single_writer.acknowledged(ack, &self.excuses, &mut self.rare.reached, findings);
+        let overlaps =
+            self.single_writer.acknowledged(ack, &self.excuses, &mut self.rare.reached, findings);
         self.one_holder.acknowledged(ack, findings);
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
         self.membership.acknowledged(ack, lease_until, findings);
         self.durability.acknowledged(ack);
-        self.bounded_loss.acknowledged(ack);
+        if !overlaps {
+            self.bounded_loss.acknowledged(ack);
+        }
     }
 
     fn became_primary(&mut self, at: Duration, began: &Began<'_>) {

@@ -58,6 +58,7 @@ pub(super) struct World {
     pub(super) counters: Arc<Mutex<Counters>>,
     pub(super) failed: Mutex<Vec<Violation>>,
     pub(super) excused: Mutex<bool>,
+    pub(super) before: Mutex<super::rare::Before>,
     /// Machines that are down and answer nobody.
     pub(super) down: Mutex<BTreeSet<NodeId>>,
     /// Machines that are frozen with their clocks.
@@ -95,6 +96,7 @@ impl World {
             counters: Arc::default(),
             failed: Mutex::default(),
             excused: Mutex::new(false),
+            before: Mutex::default(),
             down: Mutex::default(),
             stopped_clocks: Mutex::default(),
             rates: Mutex::default(),
@@ -161,8 +163,8 @@ impl World {
             cluster: "simulated".into(),
             founding,
             settings,
-            raft_heartbeat_ms: 100,
-            raft_election_ms: (250, 500),
+            raft_heartbeat_ms: 150,
+            raft_election_ms: (350, 500),
             sabotage: self.sabotage,
         };
         let machine = Machine { host, server, guard, config, destroyed: false };

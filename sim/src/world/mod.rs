@@ -8,6 +8,7 @@
 mod cluster;
 mod faults;
 mod operator;
+mod rare;
 mod watching;
 
 use std::any::Any;
@@ -26,6 +27,7 @@ use crate::place::Place;
 use crate::report::{Measured, RunOptions, RunReport, Violation};
 use crate::rt;
 use crate::scenario::{Fault, Order, Plan, PlanEvent, Process};
+use crate::sometimes::Sometimes;
 use crate::streams::lock;
 use crate::trace::Kind;
 use crate::workload::{ClientPlan, Ended, Workload};
@@ -207,7 +209,9 @@ async fn watch(world: Arc<World>) {
     loop {
         next += LOOK_EVERY;
         sleep_until_true(next).await;
-        world.oracle.tick(&world.view());
+        let view = world.view();
+        world.note_rare_states(&view);
+        world.oracle.tick(&view);
     }
 }
 
@@ -218,6 +222,14 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
     let epoch = world.oracle.newest().primacy.epoch;
     let held = last.zip(rows.as_deref()).map(|(node, rows)| (node, epoch, rows));
     world.oracle.finish(held, world.oracle.recovered_at().is_some());
+    clients.history(|history| {
+        if history.stale_attempts() > 0 {
+            world.oracle.mark(Sometimes::StaleClientKeptItsConnection);
+        }
+        if history.count(Ended::Unknown) > 0 {
+            world.oracle.mark(Sometimes::CommitOutcomeUnknown);
+        }
+    });
     let summary = world.oracle.summary();
     measured.last_primary = last;
     measured.lost = summary.lost_rows;

@@ -109,6 +109,14 @@ impl MemberObserver {
         }
     }
 
+    fn note_refusal(&self, why: &str) {
+        if why.contains("max_lag is") {
+            self.oracle.mark(Sometimes::ElectionRefusedForLag);
+        } else if why.contains("reports that") {
+            self.oracle.mark(Sometimes::ElectionRefusedForEvidence);
+        }
+    }
+
     fn note_action(&self, action: &Action) {
         match action {
             Action::Postgres { id, verb: Verb::Clone(_), .. } => {
@@ -185,6 +193,11 @@ impl Observer for MemberObserver {
         trace.mix(at, self.node, now.since_origin(), actions.len());
         for action in actions.iter().filter(|action| shows(action)) {
             trace.push(at, Some(self.node), Kind::Event, format_args!("{action}"));
+        }
+        if core.control().is_vacant()
+            && let Some(why) = core.explain()
+        {
+            self.note_refusal(&why);
         }
         let standing = format!("{} {}", core.role(), core.control().primacy.epoch);
         let mut memory = lock(&self.memory);

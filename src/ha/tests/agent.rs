@@ -14,8 +14,11 @@ fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
 }
 
 fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) {
-    let answer =
-        HeartbeatAnswer { leader: Some(NodeId(2)), renewed: Some(Epoch(epoch)), lease_ms: 2_000 };
+    let answer = HeartbeatAnswer {
+        renewed: Some(Epoch(epoch)),
+        lease_ms: 2_000,
+        ..HeartbeatAnswer::nothing(Some(NodeId(2)))
+    };
     let event = Event::HeartbeatAnswered { to: NodeId(2), sent: at(sent_ms), answer: Some(answer) };
     bench.step(now_ms, event);
 }

@@ -139,6 +139,7 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: true,
+        leased: false,
         hears: BTreeSet::new(),
         trouble: None,
     }

@@ -67,15 +67,15 @@ pub struct RaftOptions {
 }
 
 impl RaftOptions {
-    /// The usual times: a heartbeat every 100 ms, an election after 250 to 500 ms of silence.
+    /// The usual times: a heartbeat every 150 ms, an election after 350 to 500 ms of silence.
     #[must_use]
     pub fn new(node: NodeId, cluster: impl Into<String>) -> Self {
         Self {
             node,
             cluster: cluster.into(),
             sabotage: Sabotage::NONE,
-            heartbeat_ms: 100,
-            election_min_ms: 250,
+            heartbeat_ms: 150,
+            election_min_ms: 350,
             election_max_ms: 500,
             observer: Arc::new(Unobserved),
         }
