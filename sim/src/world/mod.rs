@@ -29,6 +29,7 @@ use crate::rt;
 use crate::scenario::{Fault, Order, Plan, PlanEvent, Process};
 use crate::sometimes::Sometimes;
 use crate::streams::lock;
+use crate::tools::entropy_of_no_seed;
 use crate::trace::Kind;
 use crate::workload::{ClientPlan, Ended, Workload};
 
@@ -66,7 +67,7 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
     }));
     let world = lock(&seat).take();
     if let (Some(world), true) = (&world, options.canary) {
-        let entropy = Duration::from_nanos(canary());
+        let entropy = Duration::from_nanos(entropy_of_no_seed());
         lock(&world.trace).mix(Duration::ZERO, NodeId(0), entropy, 0);
     }
     let mut report = match (ended, &world) {
@@ -78,13 +79,6 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
         report.violations.push(Violation { invariant: "log".into(), at: Duration::ZERO, what });
     }
     report
-}
-
-/// Something that no seed determines: where this process happens to keep its memory, and which
-/// process it is.
-fn canary() -> u64 {
-    let here = Box::new(0_u8);
-    u64::from(std::process::id()) ^ (&raw const *here).addr() as u64
 }
 
 async fn live(world: &Arc<World>) -> Measured {
@@ -143,10 +137,13 @@ fn start_clients(world: &Arc<World>, clients: &Workload) {
 
 /// The machines that the plan adds later: clients know their addresses from the beginning.
 fn newcomers(plan: &Plan) -> impl Iterator<Item = NodeId> + '_ {
-    plan.events.iter().filter_map(|event| match &event.fault {
-        Fault::ReplaceMachine { node, .. }
-        | Fault::Order { order: Order::Add { node, witness: false }, .. } => Some(*node),
-        _ => None,
+    plan.events.iter().filter_map(|event| {
+        if let Fault::ReplaceMachine { node, .. }
+        | Fault::Order { order: Order::Add { node, witness: false }, .. } = &event.fault
+        {
+            return Some(*node);
+        }
+        None
     })
 }
 

@@ -189,7 +189,7 @@ impl Observer for MemberObserver {
         if tells(event) && fresh {
             trace.push(at, Some(self.node), Kind::Event, format_args!("{event}"));
         }
-        // What is not worth a line still counts for the hash: how many actions, at which local time.
+        // What is not worth a line still counts for the hash: how many actions, at what local time.
         trace.mix(at, self.node, now.since_origin(), actions.len());
         for action in actions.iter().filter(|action| shows(action)) {
             trace.push(at, Some(self.node), Kind::Event, format_args!("{action}"));
