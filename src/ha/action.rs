@@ -89,11 +89,13 @@ pub enum Action {
         /// How.
         answer: HeartbeatAnswer,
     },
-    /// Put a command to the consensus log, through the leader where this member does not lead;
-    /// ends with `Proposed`.
+    /// Put a command to the consensus log; ends with `Proposed`.
     Propose {
         /// Its number.
         id: ActionId,
+        /// Whether another leader may be asked. A holder speaks for its own Postgres and may go
+        /// through anybody; what a coordinator concluded dies with its leadership.
+        through_leader: bool,
         /// The command.
         command: Box<Command>,
     },
@@ -147,7 +149,7 @@ impl fmt::Display for Action {
                 Some(epoch) => write!(f, "grant {epoch}"),
                 None => f.write_str("answer"),
             },
-            Self::Propose { id, command } => write!(f, "{id} propose: {command}"),
+            Self::Propose { id, command, .. } => write!(f, "{id} propose: {command}"),
             Self::TransferLeadership { to } => write!(f, "transfer leadership to {to}"),
             Self::ChangeVoters { voters } => write!(f, "change voters to {voters:?}"),
             Self::Say(line) => f.write_str(line),

@@ -252,14 +252,12 @@ impl Coordinator {
             return Some(VacateReason::NotPromoted);
         }
         let suspect = Duration::from_millis(timing.suspect_ms);
-        // Its requests arrive and the answers do not: without a lease it is fenced, and stays so.
-        let lease = Duration::from_millis(timing.lease_ms);
-        if self.unleased_since.is_some_and(|since| now.since(since) > suspect + lease / 2) {
-            return Some(VacateReason::CannotRenew);
-        }
         let silent = now.since(self.last_heard(holder));
         if silent <= suspect {
-            return None;
+            // Its requests arrive and the answers do not: without a lease it is fenced, for good.
+            let limit = suspect + Duration::from_millis(timing.lease_ms) / 2;
+            let unleased = self.unleased_since.is_some_and(|since| now.since(since) > limit);
+            return unleased.then_some(VacateReason::CannotRenew);
         }
         let wait = timing.lease_wait(control.settings.longest_lease_ms);
         // Once the lease is over its Postgres has been fenced, whatever a standby believes to hear.

@@ -488,7 +488,8 @@ impl Core {
         let id = self.next_action_id();
         self.agent.proposal = Some((id, self.now));
         self.timers.set_no_later(Timer::AgentReview, self.now + PROPOSAL_LIMIT);
-        actions.push(Action::Propose { id, command: Box::new(command) });
+        let command = Box::new(command);
+        actions.push(Action::Propose { id, through_leader: true, command });
     }
 
     fn review_coordinator(&mut self, actions: &mut Vec<Action>) {
@@ -503,7 +504,8 @@ impl Core {
             let id = ActionId(self.next_id + 1);
             self.next_id += 1;
             self.proposal = Some((id, self.now));
-            actions.push(Action::Propose { id, command: Box::new(command) });
+            let command = Box::new(command);
+            actions.push(Action::Propose { id, through_leader: false, command });
         }
         let next = membership::next_move(
             coordinator,

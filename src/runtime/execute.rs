@@ -41,7 +41,9 @@ impl<E: NodeEnv> Node<E> {
             }
             Action::ConfirmLeadership { request } => spawn::<E>(confirm(shared, request)),
             Action::AnswerHeartbeat { request, answer } => self.answer(request, answer),
-            Action::Propose { id, command } => spawn::<E>(propose(shared, id, *command)),
+            Action::Propose { id, through_leader, command } => {
+                spawn::<E>(propose(shared, id, through_leader, *command));
+            }
             Action::TransferLeadership { to } => spawn::<E>(async move {
                 shared.raft.transfer_leadership(to).await;
             }),
@@ -193,20 +195,30 @@ async fn confirm<E: NodeEnv>(shared: Arc<Shared<E>>, request: RequestId) {
     shared.tell(Event::ReadConfirmed { request, term }).await;
 }
 
-async fn propose<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId, command: Command) {
-    let applied = put(&shared, command).await;
+async fn propose<E: NodeEnv>(
+    shared: Arc<Shared<E>>,
+    id: ActionId,
+    through_leader: bool,
+    command: Command,
+) {
+    let applied = put(&shared, through_leader, command).await;
     shared.tell(Event::Control(shared.raft.control())).await;
     shared.tell(Event::Proposed { id, applied }).await;
 }
 
-/// Puts a command to the log, through the leader where this member does not lead. `None`: unknown.
-async fn put<E: NodeEnv>(shared: &Shared<E>, command: Command) -> Option<Applied> {
+/// Puts a command to the log, through the leader where this member does not lead and that is
+/// allowed. `None`: unknown.
+async fn put<E: NodeEnv>(
+    shared: &Shared<E>,
+    through_leader: bool,
+    command: Command,
+) -> Option<Applied> {
     let leader = match shared.raft.propose(command.clone()).await {
         Proposal::Applied(applied) => return Some(applied),
         Proposal::Unknown | Proposal::NotLeader(None) => return None,
         Proposal::NotLeader(Some(leader)) => leader,
     };
-    let peer = shared.peer(leader).filter(|_| leader != shared.config.node)?;
+    let peer = shared.peer(leader).filter(|_| through_leader && leader != shared.config.node)?;
     let request = Request::Propose(Box::new(command));
     match shared.env.network().call(&peer, request, PROPOSAL_DEADLINE).await {
         Ok(Response::Proposed(applied)) => Some(applied),
@@ -232,7 +244,7 @@ pub(super) async fn put_for_another<E: NodeEnv>(
     may_forward: bool,
 ) -> Response<E::Rt> {
     if may_forward {
-        return match put(shared, command).await {
+        return match put(shared, true, command).await {
             Some(applied) => Response::Proposed(applied),
             None => Response::Refused("the outcome is unknown; ask again with the same id".into()),
         };

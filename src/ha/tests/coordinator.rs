@@ -18,6 +18,7 @@ fn judged(control: &ControlState, holder_heard_ms: u64, silent_ms: u64) -> Optio
     let mut coordinator = Coordinator::new(Term(1), at(0), control);
     let mut holder = detached(1, 100);
     holder.detached = None;
+    holder.leased = true;
     holder.sync = control.sync.target().cloned().expect("a target");
     coordinator.on_report(holder, control, at(holder_heard_ms));
     for node in [2, 3] {
@@ -66,4 +67,25 @@ fn an_epoch_that_was_given_here_and_never_renewed_needs_no_wait() {
     ledger.renewal_confirmed(at(1_800));
     assert_eq!(ledger.clear_at(Epoch(2), wait, Sabotage::NONE), at(3_820));
     assert_eq!(ledger.clear_at(Epoch(1), wait, Sabotage::NONE), at(3_820), "never too early");
+}
+
+#[test]
+fn a_holder_that_is_heard_and_cannot_renew_is_replaced() {
+    let control = with_primary(3, Mode::Async);
+    let mut coordinator = Coordinator::new(Term(1), at(0), &control);
+    let heard = |coordinator: &mut Coordinator, ms: u64, leased: bool| {
+        let holder = Report { detached: None, leased, ..detached(1, 100) };
+        coordinator.on_report(holder, &control, at(ms));
+        coordinator.on_report(follower(2, 10), &control, at(ms));
+        coordinator.next_command(at(ms), &control, Sabotage::NONE)
+    };
+    assert!(!matches!(heard(&mut coordinator, 1_000, true), Some(Command::Vacate { .. })));
+    for ms in [1_200, 1_400, 2_000, 2_800] {
+        assert!(!matches!(heard(&mut coordinator, ms, false), Some(Command::Vacate { .. })));
+    }
+    let why = VacateReason::CannotRenew;
+    assert_eq!(
+        heard(&mut coordinator, 2_900, false),
+        Some(Command::Vacate { epoch: Epoch(1), why })
+    );
 }
