@@ -120,12 +120,11 @@ impl ControlState {
         if *sync_version != self.sync.version {
             return Err("the synchronous configurations have changed since".into());
         }
-        let eligible = self.keeps_data(*holder)
-            || (sabotage.is(Saboteur::KeepRemovedMember) && self.retired.contains(holder));
-        if !eligible {
+        if !self.keeps_data(*holder) {
             return Err(format!("{holder} is no data member"));
         }
-        let epoch = if sabotage.is(Saboteur::ShareEpoch) { *after } else { after.next() };
+        let shared = sabotage.is(Saboteur::ShareEpoch) && self.is_born();
+        let epoch = if shared { *after } else { after.next() };
         self.check_sync_names(sync, *holder, epoch)?;
         let forced = self.accepts_data_loss(*after);
         if !forced {
@@ -160,9 +159,8 @@ impl ControlState {
         let Some(Some(position)) = reports.get(&holder) else {
             return Err(format!("{holder} has not reported where its log ends"));
         };
-        let careless = sabotage.is(Saboteur::PickAnyStandby)
-            || sabotage.is(Saboteur::RankByReplayed)
-            || sabotage.is(Saboteur::KeepRemovedMember);
+        let careless =
+            sabotage.is(Saboteur::PickAnyStandby) || sabotage.is(Saboteur::RankByReplayed);
         let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
         let chosen = if careless { most_advanced } else { *position };
         if let Some(missing) = missing_evidence(self, chosen, reports, clearance, sabotage) {
@@ -314,7 +312,7 @@ impl ControlState {
             Order::Resume => self.set_paused(false),
             Order::Configure(change) => self.configure(change),
             Order::AddMember { node, member } => self.add_member(*node, member),
-            Order::RemoveMember { node } => self.remove_member(*node),
+            Order::RemoveMember { node } => self.remove_member(*node, sabotage),
             Order::TagMember { node, priority, no_failover } => {
                 self.tag_member(*node, *priority, *no_failover)
             }
@@ -417,11 +415,11 @@ impl ControlState {
     }
 
     /// I6: the holder cannot be removed, and what was removed never returns.
-    fn remove_member(&mut self, node: NodeId) -> Result<OrderOutcome, String> {
+    fn remove_member(&mut self, node: NodeId, sabotage: Sabotage) -> Result<OrderOutcome, String> {
         if !self.members.contains_key(&node) {
             return Err(format!("{node} is no member"));
         }
-        if self.primacy.holder == Some(node) {
+        if self.primacy.holder == Some(node) && !sabotage.is(Saboteur::KeepRemovedMember) {
             return Err(format!("{node} is primary; switch over first"));
         }
         if self.handover.as_ref().is_some_and(|h| h.to == Some(node)) {

@@ -165,7 +165,7 @@ impl Coordinator {
         control: &ControlState,
         sabotage: Sabotage,
     ) -> Option<Command> {
-        if control.cluster.is_empty() || sabotage.is(Saboteur::NeverElect) {
+        if control.cluster.is_empty() {
             return None;
         }
         if let Some(command) = self.overdue_handover(now, control) {
@@ -190,6 +190,9 @@ impl Coordinator {
         control: &ControlState,
         sabotage: Sabotage,
     ) -> Option<Command> {
+        if sabotage.is(Saboteur::NeverElect) && control.is_born() {
+            return None;
+        }
         let wait = control.settings.timing.lease_wait(control.settings.longest_lease_ms);
         let mut alive = self.alive(now);
         self.drop_the_silent(control, &mut alive);

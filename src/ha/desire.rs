@@ -67,9 +67,6 @@ impl Situation<'_> {
 
     fn outside(&self) -> Desire {
         let retired = self.control.retired.contains(&self.me);
-        if self.sabotage.is(Saboteur::KeepRemovedMember) && self.control.is_vacant() {
-            return self.in_vacancy();
-        }
         let running = !matches!(self.seen.process, Process::Down { .. });
         match (retired, running) {
             (true, true) => Desire::Do(Verb::Stop(StopHow::Fast)),
@@ -208,7 +205,9 @@ impl Situation<'_> {
         }
         let Some(upstream) = self.upstream(holder, epoch) else { return Desire::Rest };
         if self.seen.system.is_none() {
-            return Desire::Do(Verb::Clone(upstream));
+            // The first epoch's standbys are empty by right; a later one that is makes the damage.
+            let builds = self.sabotage.is(Saboteur::InitialiseOverRecord) && epoch > Epoch(1);
+            return Desire::Do(if builds { Verb::Initialise } else { Verb::Clone(upstream) });
         }
         if self.is_foreign() {
             return self.handle_foreign(upstream);
@@ -254,9 +253,6 @@ impl Situation<'_> {
         let first = self.control.timelines.keys().next().copied().unwrap_or_default();
         let ours = self.agent.born().is_some_and(|born| born > Epoch::default() && born < first);
         if ours && self.seen.history.len() == 1 {
-            return self.when_down(Verb::Clone(upstream));
-        }
-        if self.sabotage.is(Saboteur::InitialiseOverRecord) {
             return self.when_down(Verb::Clone(upstream));
         }
         Desire::Trouble(
@@ -346,8 +342,8 @@ impl Situation<'_> {
 
     fn upstream(&self, holder: NodeId, epoch: Epoch) -> Option<Upstream> {
         let address = self.control.members.get(&holder)?.postgres.clone();
-        let stale = self.sabotage.is(Saboteur::AttachUnderOldEpoch);
-        let epoch = if stale { Epoch(epoch.0.saturating_sub(1)) } else { epoch };
+        let stale = self.sabotage.is(Saboteur::AttachUnderOldEpoch) && epoch > Epoch(1);
+        let epoch = if stale { Epoch(epoch.0 - 1) } else { epoch };
         Some(Upstream { node: holder, address, epoch })
     }
 }

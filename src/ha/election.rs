@@ -185,8 +185,7 @@ impl Ballot<'_> {
             return Ok(offered);
         }
         let careless = self.sabotage.is(Saboteur::PickAnyStandby)
-            || self.sabotage.is(Saboteur::RankByReplayed)
-            || self.sabotage.is(Saboteur::KeepRemovedMember);
+            || self.sabotage.is(Saboteur::RankByReplayed);
         let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
         let own = reports.get(&holder).copied().flatten().unwrap_or_default();
         let chosen = if careless { most_advanced } else { own };
@@ -214,13 +213,9 @@ impl Ballot<'_> {
                 Reverse(node),
             )
         };
-        let retired = self.sabotage.is(Saboteur::KeepRemovedMember);
         let mut candidates: Vec<(NodeId, WalPosition)> = reports
             .iter()
-            .filter(|(node, _)| {
-                self.control.is_candidate(**node)
-                    || (retired && self.control.retired.contains(node))
-            })
+            .filter(|(node, _)| self.control.is_candidate(**node))
             .filter_map(|(node, position)| Some((*node, self.ranked_by(*node, (*position)?))))
             .collect();
         if self.control.accepts_data_loss(self.control.primacy.epoch)
@@ -277,7 +272,8 @@ impl Ballot<'_> {
         clearance: Clearance,
     ) -> Command {
         let after = self.control.primacy.epoch;
-        let epoch = if self.sabotage.is(Saboteur::ShareEpoch) { after } else { after.next() };
+        let shared = self.sabotage.is(Saboteur::ShareEpoch) && self.control.is_born();
+        let epoch = if shared { after } else { after.next() };
         Command::Elect {
             after,
             holder,

@@ -29,7 +29,7 @@ impl Lease {
         lease: Duration,
         sabotage: Sabotage,
     ) -> Self {
-        let from = if sabotage.is(Saboteur::CountLeaseFromReply) { answered + lease } else { sent };
+        let from = if sabotage.is(Saboteur::CountLeaseFromReply) { answered } else { sent };
         Self { epoch, until: from + lease }
     }
 

@@ -102,6 +102,9 @@ impl Core {
             if self.is_holder() {
                 self.send_heartbeat(actions);
             }
+            if self.sabotage.is(Saboteur::ReportBeforeDetached) {
+                self.note_detachment(actions);
+            }
         }
         if moved || born {
             self.agent.failures = 0;

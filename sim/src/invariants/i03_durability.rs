@@ -3,7 +3,8 @@
 //!
 //! Checked at every start as primary: each commit that was acknowledged while it waited for at
 //! least one confirmation, and each row that a client read on a primary under such a
-//! configuration, is in the history of the new one. Checked once more at the end, against the last
+//! configuration, is in the history of the new one. Checked on every acknowledgement: it waited for
+//! as many confirmations as the recorded configurations of its epoch demand. Checked once more at the end, against the last
 //! primary. Exempt is what an operator gave up by a forced failover; a commit that was made before
 //! the operator went over to asynchronous mode falls under I4 from that moment on.
 
@@ -50,6 +51,21 @@ impl Durability {
             self.asynchronous_at = Some(at);
         }
         self.asynchronous_now = now;
+    }
+
+    /// Whether the commit waited for as many confirmations as the record demands: a configuration
+    /// leaves the record only after Postgres obeys its successor, so every member's Postgres is at
+    /// least as strict as the weakest that the newest record holds for its epoch.
+    pub(super) fn confirmed(ack: &Acknowledged, newest: &ControlState, findings: &mut Findings) {
+        let recorded = newest.sync.configs.iter().filter(|config| config.epoch == ack.epoch);
+        let least = recorded.map(|config| config.confirmations).min().unwrap_or_default();
+        if ack.sync.confirmations < least {
+            let what = format!(
+                "{} acknowledged row {:?} in {} with {} confirmations, where {least} are demanded",
+                ack.server, ack.row, ack.epoch, ack.sync.confirmations
+            );
+            findings.broken(Invariant::I3, ack.at, what);
+        }
     }
 
     pub(super) fn acknowledged(&mut self, ack: &Acknowledged) {
@@ -131,7 +147,7 @@ mod tests {
     use pg_replica::ids::CommandId;
 
     use super::super::testing::{
-        assert_broken, assert_kept, asynchronous, commit, ms, rows, state, sync_commit,
+        any_one, assert_broken, assert_kept, asynchronous, commit, ms, rows, state, sync_commit,
     };
     use super::*;
 
@@ -183,6 +199,20 @@ mod tests {
         let mut check = Durability::default();
         check.acknowledged(&commit(10, 1, 1, 1));
         assert_kept(&successor(&mut check, 2, &[]));
+    }
+
+    #[test]
+    fn a_commit_that_waited_for_fewer_than_the_record_demands_is_seen() {
+        let mut findings = Findings::default();
+        let mut strict = state(5, 1, Some(1));
+        strict.sync.configs = vec![asynchronous(1), any_one(1, &[2, 3])];
+        Durability::confirmed(&commit(10, 1, 1, 1), &strict, &mut findings);
+        assert_kept(&findings);
+        strict.sync.configs.remove(0);
+        Durability::confirmed(&sync_commit(11, 1, 1, 2), &strict, &mut findings);
+        assert_kept(&findings);
+        Durability::confirmed(&commit(12, 1, 1, 3), &strict, &mut findings);
+        assert_broken(&findings, Invariant::I3, "with 0 confirmations, where 1 are demanded");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! The world says which servers are healed, since when, and how long they may take (the rest may
 //! stay broken). Checked whenever all servers are looked at: exactly one server could acknowledge,
 //! it is one of the healed, and each of the others runs, streams from it on its timeline, and has
-//! been seen without lag since that primary is there. The clients need not pause for that.
+//! been seen without lag since that primary is there. The clients need not pause for that. And Raft
+//! is led by another member than that primary, so that the next loss of a machine costs one of them
+//! and not both.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,17 +23,23 @@ pub(super) struct Liveness {
     caught_up: BTreeSet<NodeId>,
     recovered_at: Option<Duration>,
     judged: bool,
+    leader: Option<NodeId>,
 }
 
 impl Liveness {
     /// From here on a recovery is expected.
     pub(super) fn healed(&mut self, healed: Healed) {
-        *self = Self { expected: Some(healed), ..Self::default() };
+        *self = Self { expected: Some(healed), leader: self.leader, ..Self::default() };
     }
 
     /// Faults have begun again: nothing is expected any more.
     pub(super) fn broken_again(&mut self) {
         *self = Self::default();
+    }
+
+    /// Who leads Raft now.
+    pub(super) fn led_by(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
     }
 
     /// When the recovery that is expected was complete.
@@ -79,6 +87,9 @@ impl Liveness {
             let server = view.servers.iter().find(|s| s.node == *node);
             let problem = self.lag_of(*node, server, primary);
             lack = lack.or(problem);
+        }
+        if self.leader == Some(primary.node) && healed.servers.len() > 1 {
+            lack = lack.or(Some(format!("{} is primary and leads Raft as well", primary.node)));
         }
         lack
     }
@@ -167,6 +178,16 @@ mod tests {
         diverged.servers[1] = standby(2, 1, 1);
         check.look(ms(2_000), &diverged, &mut findings);
         assert_broken(&findings, Invariant::I9, "n2 is not on the timeline of n1");
+    }
+
+    #[test]
+    fn leadership_that_stays_on_the_primary_is_seen() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        check.led_by(Some(NodeId(1)));
+        check.look(ms(500), &good(), &mut findings);
+        assert_eq!(check.recovered_at(), None);
+        check.look(ms(2_000), &good(), &mut findings);
+        assert_broken(&findings, Invariant::I9, "n1 is primary and leads Raft as well");
     }
 
     #[test]

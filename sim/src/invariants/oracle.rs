@@ -127,6 +127,9 @@ impl Oracle {
         let at = (self.true_time)();
         let inner = &mut *self.lock();
         inner.single_writer.look(at, view, &inner.excuses, &mut inner.findings);
+        let leading = inner.raft_views.iter().filter(|(_, view)| view.leads);
+        let leader = leading.max_by_key(|(_, view)| view.term).map(|(node, _)| *node);
+        inner.liveness.led_by(leader);
         inner.liveness.look(at, view, &mut inner.findings);
     }
 
@@ -274,6 +277,7 @@ impl Inner {
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
         self.membership.acknowledged(ack, lease_until, findings);
+        Durability::confirmed(ack, &self.newest, findings);
         self.durability.acknowledged(ack);
         if !overlaps {
             self.bounded_loss.acknowledged(ack);

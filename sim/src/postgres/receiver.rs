@@ -176,7 +176,7 @@ impl Live<'_> {
 
     /// The end of what has been replayed.
     pub(super) fn replayed(&mut self) -> Lsn {
-        self.run.advance_replay(self.now)
+        self.run.advance_replay(self.now, self.faults.replay_stuck)
     }
 
     pub(super) fn on_promote(&mut self, epoch: Epoch, reply: Reply<TimelineBirth>) {

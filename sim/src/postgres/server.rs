@@ -136,6 +136,7 @@ impl Server {
             PostgresFlaw::StopHangs => self.set_stop_hangs(on),
             PostgresFlaw::SlowStart => self.set_slow_start(slow),
             PostgresFlaw::WalsenderStuck => self.stick_walsender(on),
+            PostgresFlaw::ReplayStuck => self.stick_replay(on),
             PostgresFlaw::RewindFails => self.0.state().faults.rewind_fails = on,
             PostgresFlaw::CloneFails => self.0.state().faults.clone_fails = on,
             PostgresFlaw::WalRecycled if on => self.recycle_wal(),
@@ -186,6 +187,11 @@ impl Server {
         let mut state = self.0.state();
         state.faults.walsender_stuck = stuck;
         self.0.with_live(&mut state, |live| live.ship());
+    }
+
+    /// Nothing that a standby receives is replayed, until this is taken back or it is promoted.
+    pub fn stick_replay(&self, stuck: bool) {
+        self.0.state().faults.replay_stuck = stuck;
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) struct Faults {
     pub(super) stop_hangs: bool,
     pub(super) disk_full: bool,
     pub(super) walsender_stuck: bool,
+    pub(super) replay_stuck: bool,
 }
 
 impl Faults {
@@ -210,8 +211,8 @@ impl Timers {
 
 impl Running {
     /// The end of what a standby has replayed.
-    pub(super) fn advance_replay(&mut self, now: Duration) -> Lsn {
-        while let Some((_, lsn)) = self.replay.pop_front_if(|(at, _)| *at <= now) {
+    pub(super) fn advance_replay(&mut self, now: Duration, stuck: bool) -> Lsn {
+        while let Some((_, lsn)) = self.replay.pop_front_if(|(at, _)| !stuck && *at <= now) {
             self.replayed = lsn;
         }
         self.replayed

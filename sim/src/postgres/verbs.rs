@@ -217,7 +217,7 @@ fn look(state: &mut State, process: Process) -> Observation {
     seen.flushed = Some(directory.flushed());
     seen.replayed = match run.side {
         Side::Primary => seen.flushed,
-        Side::Standby => Some(run.advance_replay(true_now())),
+        Side::Standby => Some(run.advance_replay(true_now(), state.faults.replay_stuck)),
     };
     seen.receiver =
         run.receiver.as_ref().filter(|receiver| receiver.is_open()).map(|receiver| ReceiverState {

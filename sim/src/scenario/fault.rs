@@ -237,6 +237,8 @@ pub enum PostgresFlaw {
     SlowStart,
     /// The walsenders send nothing while the connections stay.
     WalsenderStuck,
+    /// A standby's replay waits, as for a long query, while it goes on to receive and to confirm.
+    ReplayStuck,
     /// A rewind fails.
     RewindFails,
     /// A clone fails half-way.
@@ -341,7 +343,8 @@ names!(Answer, "answer": Done = "done", Refused = "refused", Any = "any");
 names!(
     PostgresFlaw, "flaw": Hang = "postgres-hang", SlowStop = "postgres-slow-stop",
     StopHangs = "postgres-stop-hangs", SlowStart = "postgres-slow-start",
-    WalsenderStuck = "walsender-stuck", RewindFails = "rewind-fails", CloneFails = "clone-fails",
+    WalsenderStuck = "walsender-stuck", ReplayStuck = "replay-stuck",
+    RewindFails = "rewind-fails", CloneFails = "clone-fails",
     WalRecycled = "wal-recycled", DiskFull = "postgres-disk-full",
 );
 

@@ -14,7 +14,7 @@ use super::target::{Side, Target};
 use super::text::{BadInput, Fields, Item, Span, Value, parse_duration};
 
 /// Every fault's name in files.
-pub(super) const FAULTS: [&str; 26] = [
+pub(super) const FAULTS: [&str; 27] = [
     "partition",
     "loss",
     "delay",
@@ -36,6 +36,7 @@ pub(super) const FAULTS: [&str; 26] = [
     "postgres-stop-hangs",
     "postgres-slow-start",
     "walsender-stuck",
+    "replay-stuck",
     "rewind-fails",
     "clone-fails",
     "wal-recycled",

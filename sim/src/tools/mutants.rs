@@ -92,11 +92,16 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
             .iter()
             .map(|fate| (saboteur_name(fate.saboteur), fate.killed.as_ref().map(|k| k.seeds)))
             .collect();
+        let by: BTreeMap<String, String> = fates
+            .iter()
+            .filter_map(|fate| Some((saboteur_name(fate.saboteur), fate.killed.as_ref()?)))
+            .map(|(name, kill)| (name, kill.by.invariant.clone()))
+            .collect();
         println!(
             "{}",
             json!({
                 "total": fates.len(), "killed": seeds.len(), "median_seeds": median,
-                "survivors": survivors, "seeds_to_kill": each,
+                "survivors": survivors, "seeds_to_kill": each, "killed_by": by,
             })
         );
     }

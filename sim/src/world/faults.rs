@@ -292,6 +292,7 @@ fn set_flaw(server: &Server, flaw: PostgresFlaw, on: bool) {
         (PostgresFlaw::SlowStart, true) => server.set_slow_start(SLUGGISH),
         (PostgresFlaw::SlowStart, false) => server.set_slow_start(Duration::ZERO),
         (PostgresFlaw::WalsenderStuck, on) => server.stick_walsender(on),
+        (PostgresFlaw::ReplayStuck, on) => server.stick_replay(on),
         (PostgresFlaw::RewindFails, true) => server.set_fail_next_rewind(),
         (PostgresFlaw::CloneFails, true) => server.set_fail_next_clone(),
         (PostgresFlaw::WalRecycled, true) => server.recycle_wal(),

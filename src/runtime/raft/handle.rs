@@ -20,7 +20,7 @@ use crate::ha::RaftView;
 use crate::ids::{Incarnation, NodeId, Term};
 use crate::runtime::wire::{Request, Response};
 use crate::runtime::{NodeEnv, Observer, Unobserved};
-use crate::sabotage::{Sabotage, Saboteur};
+use crate::sabotage::Sabotage;
 
 use super::error::OpenError;
 use super::machine::Machine;
@@ -244,10 +244,6 @@ impl<E: NodeEnv> RaftHandle<E> {
     /// everything committed by then is applied and published. The term that it leads in; `None`
     /// where that could not be confirmed.
     pub async fn confirm(&self) -> Option<Term> {
-        if self.0.options.sabotage.is(Saboteur::RenewWithoutReadIndex) {
-            let view = self.view();
-            return view.leads.then_some(view.term);
-        }
         // A stalled disk holds the library up; the asker is not held up with it.
         E::Rt::timeout(self.patience(), self.read_index()).await.ok()?
     }
