@@ -6,9 +6,10 @@
 //! goes back, restarts included, and the same version is the same state wherever it is seen, which
 //! is what matching logs, complete leaders and a deterministic `apply` come to. Checked on every
 //! applied entry, where the world shows them: the same index holds the same command with the same
-//! effect on every node. A node that lost its store begins anew.
+//! effect on every node. A node that lost its store has lost its votes and what it confirmed: under
+//! its old number it never takes part again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(super) struct Raft {
     states: BTreeMap<u64, Arc<ControlState>>,
     older: BTreeMap<u64, u64>,
     entries: BTreeMap<u64, (Command, Applied)>,
+    /// Numbers whose store is gone and that have not been seen again.
+    lost: BTreeSet<NodeId>,
 }
 
 impl Raft {
@@ -47,6 +50,10 @@ impl Raft {
         // A node that has just started and knows nothing yet shows term zero.
         if view.term == Term(0) {
             return;
+        }
+        if self.lost.remove(&node) {
+            let what = format!("{node} takes part in {} and had lost its store", view.term);
+            findings.broken(Invariant::I8, at, what);
         }
         let known = self.terms.entry(node).or_insert(view.term);
         if view.term < *known {
@@ -117,6 +124,7 @@ impl Raft {
     pub(super) fn store_lost(&mut self, node: NodeId) {
         self.terms.remove(&node);
         self.versions.remove(&node);
+        self.lost.insert(node);
     }
 
     fn agrees(&mut self, state: &Arc<ControlState>) -> bool {
@@ -171,16 +179,25 @@ mod tests {
     }
 
     #[test]
-    fn a_term_that_goes_back_is_seen_unless_the_store_was_lost() {
+    fn a_term_that_goes_back_is_seen() {
         let (mut check, mut findings) = (Raft::default(), Findings::default());
         let follows = |term| RaftView { term: Term(term), ..RaftView::default() };
         check.raft(ms(1), NodeId(1), &follows(5), &mut findings);
         check.raft(ms(1), NodeId(1), &follows(0), &mut findings);
-        check.store_lost(NodeId(1));
-        check.raft(ms(2), NodeId(1), &follows(4), &mut findings);
         assert_kept(&findings);
-        check.raft(ms(3), NodeId(1), &follows(3), &mut findings);
-        assert_broken(&findings, Invariant::I8, "n1 went back from t4 to t3");
+        check.raft(ms(3), NodeId(1), &follows(4), &mut findings);
+        assert_broken(&findings, Invariant::I8, "n1 went back from t5 to t4");
+    }
+
+    #[test]
+    fn a_member_that_lost_its_store_and_takes_part_again_is_seen() {
+        let (mut check, mut findings) = (Raft::default(), Findings::default());
+        check.raft(ms(1), NodeId(1), &leads(5), &mut findings);
+        check.store_lost(NodeId(1));
+        check.raft(ms(2), NodeId(1), &leads(0), &mut findings);
+        assert_kept(&findings);
+        check.raft(ms(3), NodeId(1), &leads(6), &mut findings);
+        assert_broken(&findings, Invariant::I8, "n1 takes part in t6 and had lost its store");
     }
 
     #[test]
