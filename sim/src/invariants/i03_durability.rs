@@ -2,11 +2,11 @@
 //! later primary.
 //!
 //! Checked at every start as primary: each commit that was acknowledged while it waited for at
-//! least one confirmation, and each row that a client read on a primary under such a
-//! configuration, is in the history of the new one. Checked on every acknowledgement: it waited for
-//! as many confirmations as the recorded configurations of its epoch demand. Checked once more at the end, against the last
-//! primary. Exempt is what an operator gave up by a forced failover; a commit that was made before
-//! the operator went over to asynchronous mode falls under I4 from that moment on.
+//! least one confirmation, and each row that a client read on a primary under such a configuration,
+//! is in the history of the new one. Checked on every acknowledgement: it waited for as many
+//! confirmations as the recorded configurations of its epoch demand. Checked once more at the end,
+//! against the last primary. Exempt is what an operator gave up by a forced failover; a commit that
+//! was made before the operator went over to asynchronous mode falls under I4 from that moment on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
