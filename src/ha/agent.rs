@@ -55,6 +55,8 @@ pub(super) struct Agent {
     pub(super) not_up_since: Option<Moment>,
     /// Since when the server does not answer.
     pub(super) hung_since: Option<Moment>,
+    /// Since when the server is shutting down.
+    pub(super) stopping_since: Option<Moment>,
     /// When the server was restarted in place, oldest first; at most [`RESTARTS_MAX`].
     pub(super) restarts: Vec<Moment>,
     /// Before this instant nothing that failed is tried again.
@@ -96,6 +98,7 @@ impl Agent {
             dry_since: None,
             not_up_since: None,
             hung_since: None,
+            stopping_since: None,
             restarts: Vec::new(),
             retry_at: Moment::default(),
             failures: 0,
@@ -132,6 +135,8 @@ impl Agent {
     pub(super) fn observe(&mut self, observation: Observation, asked: Moment, now: Moment) {
         let hung = observation.process == Process::Hung;
         self.hung_since = hung.then(|| self.hung_since.unwrap_or(now));
+        let stopping = observation.process == Process::Stopping;
+        self.stopping_since = stopping.then(|| self.stopping_since.unwrap_or(now));
         if matches!(observation.process, Process::Down { .. }) {
             self.following = None;
         }

@@ -105,7 +105,9 @@ impl Situation<'_> {
         }
         match (self.seen.process, self.seen.side) {
             (Process::Hung, _) => self.end_if_hung(),
-            (Process::Starting | Process::Stopping, _) if self.out_of_patience() => {
+            (Process::Starting | Process::Stopping, _)
+                if self.is_stuck() || self.out_of_patience() =>
+            {
                 Desire::Do(Verb::Stop(StopHow::Immediate))
             }
             (Process::Starting | Process::Stopping, _) => Desire::Look(LOOK_LATER),
@@ -196,6 +198,9 @@ impl Situation<'_> {
     }
 
     fn behind_holder(&self, holder: NodeId, epoch: Epoch) -> Desire {
+        if self.is_stuck() {
+            return Desire::Do(Verb::Stop(StopHow::Immediate));
+        }
         if self.seen.process == Process::Hung {
             return self.end_if_hung();
         }
@@ -263,6 +268,9 @@ impl Situation<'_> {
 
     /// Detach first, then report: nothing is decided from a position that still moves.
     fn in_vacancy(&self) -> Desire {
+        if self.is_stuck() {
+            return Desire::Do(Verb::Stop(StopHow::Immediate));
+        }
         match self.seen.process {
             Process::Hung => self.end_if_hung(),
             Process::Starting | Process::Stopping => Desire::Look(LOOK_LATER),
@@ -306,6 +314,13 @@ impl Situation<'_> {
         } else {
             Desire::Look(LOOK_LATER)
         }
+    }
+
+    /// A planned stop that nobody waits for any more, because its manager was restarted, say, and
+    /// that does not end.
+    fn is_stuck(&self) -> bool {
+        let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
+        self.agent.stopping_since.is_some_and(|since| self.now.since(since) > limit)
     }
 
     fn out_of_patience(&self) -> bool {

@@ -208,6 +208,7 @@ impl Ballot<'_> {
                 position,
                 wanted == Some(node),
                 leaving != Some(node),
+                self.control.is_candidate(node),
                 !self.failed.contains(&node),
                 self.priority(node),
                 Reverse(node),
@@ -215,7 +216,7 @@ impl Ballot<'_> {
         };
         let mut candidates: Vec<(NodeId, WalPosition)> = reports
             .iter()
-            .filter(|(node, _)| self.control.is_candidate(**node))
+            .filter(|(node, _)| self.may_be_elected(**node))
             .filter_map(|(node, position)| Some((*node, self.ranked_by(*node, (*position)?))))
             .collect();
         if self.control.accepts_data_loss(self.control.primacy.epoch)
@@ -227,6 +228,13 @@ impl Ballot<'_> {
             return candidates.into_iter().min_by_key(|(n, p)| rank(*n, *p)).map(|(n, _)| n);
         }
         candidates.into_iter().max_by_key(|(n, p)| rank(*n, *p)).map(|(n, _)| n)
+    }
+
+    /// The tag keeps a member from being failed over *to*. The former holder is where the data are:
+    /// to give it back what it had is no failover, and may be the only way to lose nothing.
+    fn may_be_elected(&self, node: NodeId) -> bool {
+        self.control.is_candidate(node)
+            || (self.control.primacy.last_holder == Some(node) && self.control.keeps_data(node))
     }
 
     fn ranked_by(&self, node: NodeId, flushed: WalPosition) -> WalPosition {

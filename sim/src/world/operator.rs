@@ -76,7 +76,8 @@ impl World {
             while true_now() < limit {
                 let end = world.carry_out(world.next_order(), &remove).await;
                 world.note_line(&remove, &end);
-                if matches!(end, OrderAnswer::Known(OrderOutcome::Done(_))) {
+                let gone = !world.oracle.newest().members.contains_key(&old);
+                if gone || matches!(end, OrderAnswer::Known(OrderOutcome::Done(_))) {
                     break;
                 }
                 sleep(ASK_INTERVAL * 5).await;

@@ -279,3 +279,17 @@ fn elect_second(control: &mut crate::control::ControlState) {
     };
     do_it(control, &elect);
 }
+
+#[test]
+fn a_stop_that_never_ends_is_cut_short_by_whoever_finds_it() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    let stopping = Observation { process: Process::Stopping, ..standby(100) };
+    bench.sees(10, stopping.clone());
+    assert_eq!(bench.verbs(), []);
+    for ms in [410, 1_210, 2_010] {
+        bench.sees(ms, stopping.clone());
+    }
+    assert_eq!(bench.verbs(), []);
+    bench.sees(2_211, stopping);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}

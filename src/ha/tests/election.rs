@@ -171,3 +171,13 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
     given.reports[1].has_data = true;
     assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
 }
+
+#[test]
+fn a_tagged_former_holder_may_have_back_what_only_it_has() {
+    let reports = vec![detached(1, 900), detached(2, 100)];
+    let mut given = Given::after_a_failure(3, Mode::QuorumSync, reports);
+    given.control.members.get_mut(&NodeId(1)).expect("a member").no_failover = true;
+    assert_eq!(given.elected().0, NodeId(1));
+    given.reports = vec![detached(1, 900), detached(2, 900)];
+    assert_eq!(given.elected().0, NodeId(2), "among equals the tag counts");
+}
