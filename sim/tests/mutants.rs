@@ -19,9 +19,7 @@ fn stage(saboteur: Saboteur) -> PathBuf {
 
 /// A run on a thread of its own, as every run of the tools is.
 fn alone(plan: &Plan, sabotage: Option<Saboteur>) -> RunReport {
-    let (plan, options) = (plan.clone(), RunOptions { sabotage, ..RunOptions::default() });
-    let thread = std::thread::spawn(move || run(&plan, &options));
-    thread.join().expect("a run reports its own panics")
+    sim::tools::alone(run, plan, &RunOptions { sabotage, ..RunOptions::default() })
 }
 
 /// The first seed that proves something, with what was noticed.

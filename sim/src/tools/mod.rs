@@ -21,6 +21,8 @@ use pg_replica::sabotage::Saboteur;
 use crate::report::Runner;
 use crate::scenario::{BadInput, saboteur_named};
 
+pub use threads::alone;
+
 /// The profile of everything that can happen.
 pub(crate) const EVERYTHING: &str = "chaos/profiles/everything.toml";
 

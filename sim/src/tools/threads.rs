@@ -12,7 +12,7 @@ use crate::scenario::Plan;
 const STACK_BYTES: usize = 16 << 20;
 
 /// Makes a run on a thread of its own. A panic in it is a violation like any other.
-pub(super) fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
+pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     let (own_plan, own_options) = (plan.clone(), *options);
     let thread = thread::Builder::new()
         .name(format!("seed-{}", plan.seed))
