@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
+use tokio::sync::mpsc;
 
 use crate::control::{Applied, Command};
 use crate::env::{Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
@@ -30,12 +31,9 @@ impl<E: NodeEnv> Node<E> {
             Action::Observe => spawn::<E>(observe(shared)),
             Action::Postgres { id, epoch, verb } => spawn::<E>(act(shared, id, epoch, verb)),
             Action::ArmGuard { epoch, deadline, until } => {
-                spawn::<E>(arm(shared, epoch, deadline, until));
+                self.order_guard(GuardOrder::Arm { epoch, deadline, until });
             }
-            Action::DisarmGuard { epoch } => spawn::<E>(async move {
-                // A guard that is gone has nothing to disarm.
-                let _ = shared.env.guard().disarm(epoch).await;
-            }),
+            Action::DisarmGuard { epoch } => self.order_guard(GuardOrder::Disarm { epoch }),
             Action::SendHeartbeat { to, sent, report, renew } => {
                 self.send_heartbeat(to, sent, report, renew);
             }
@@ -72,6 +70,17 @@ impl<E: NodeEnv> Node<E> {
         let request = self.wait_for(Waiting::Own { sent });
         let event = Event::Heartbeat { request, report, renew };
         spawn::<E>(async move { shared.tell(event).await });
+    }
+
+    fn order_guard(&self, order: GuardOrder) {
+        if let Err(unsaid) = self.guard_orders.try_send(order)
+            && let GuardOrder::Arm { epoch, deadline, .. } = unsaid.into_inner()
+        {
+            // The guard does not listen: a deadline that it has not heard is no lease.
+            let shared = self.shared.clone();
+            let event = Event::GuardArmed { epoch, deadline, ok: false };
+            spawn::<E>(async move { shared.tell(event).await });
+        }
     }
 
     fn answer(&mut self, request: RequestId, answer: HeartbeatAnswer) {
@@ -160,13 +169,42 @@ fn outcome_of<T>(result: Result<T, PostgresError>) -> Outcome<T> {
     }
 }
 
+/// What the guard is to be told.
+pub(super) enum GuardOrder {
+    /// A deadline, and when the lease behind it ends.
+    Arm { epoch: Epoch, deadline: Moment, until: Moment },
+    /// That there is nothing to end any more.
+    Disarm { epoch: Epoch },
+}
+
+/// Tells the guard, one thing after the other: a word that overtook another could disarm what was
+/// armed after it.
+pub(super) async fn speak_to_guard<E: NodeEnv>(
+    shared: Arc<Shared<E>>,
+    mut orders: mpsc::Receiver<GuardOrder>,
+) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            GuardOrder::Arm { epoch, deadline, until } => {
+                arm(&shared, epoch, deadline, until).await;
+            }
+            // A guard that is gone has nothing to disarm.
+            GuardOrder::Disarm { epoch } => drop(shared.env.guard().disarm(epoch).await),
+        }
+    }
+}
+
 /// The guard first: nothing may count on a deadline that nobody enforces.
-async fn arm<E: NodeEnv>(shared: Arc<Shared<E>>, epoch: Epoch, deadline: Moment, until: Moment) {
+async fn arm<E: NodeEnv>(shared: &Arc<Shared<E>>, epoch: Epoch, deadline: Moment, until: Moment) {
     let ok = shared.env.guard().arm(epoch, deadline).await.is_ok();
     shared.tell(Event::GuardArmed { epoch, deadline, ok }).await;
     if ok {
-        // Where no server runs, or none with a fence, there is nothing to extend.
-        let _ = shared.env.postgres().extend_lease(epoch, until).await;
+        // A server that hangs must not keep the guard from hearing more. Where none runs, or none
+        // with a fence, there is nothing to extend.
+        let shared = shared.clone();
+        spawn::<E>(async move {
+            drop(shared.env.postgres().extend_lease(epoch, until).await);
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use crate::ids::{Incarnation, Moment, NodeId, Term};
 
 use super::NodeEnv;
 use super::config::NodeConfig;
+use super::execute::{GuardOrder, speak_to_guard};
 use super::founding::{self, FoundingError};
 use super::observer::Observer;
 use super::raft::{OpenError, RaftHandle, RaftOptions};
@@ -23,6 +24,10 @@ use super::wire::Response;
 /// How many events may wait. The core is far faster than its sources; a full inbox means that the
 /// machine stands still, and then the senders wait.
 const INBOX_MAX: usize = 1_024;
+
+/// How many words to the guard may wait: more than a lease has heartbeats. A guard that is that far
+/// behind stands still, and what it has not heard counts for nothing.
+const GUARD_ORDERS_MAX: usize = 32;
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +95,7 @@ impl<E: NodeEnv> Shared<E> {
 pub(super) struct Node<E: NodeEnv> {
     pub(super) shared: Arc<Shared<E>>,
     pub(super) waiting: BTreeMap<RequestId, Waiting<E>>,
+    pub(super) guard_orders: mpsc::Sender<GuardOrder>,
     next_request: u64,
 }
 
@@ -116,7 +122,11 @@ pub async fn run<E: NodeEnv>(
     drop(E::Rt::spawn(founding::found(shared.clone())));
     drop(E::Rt::spawn(watch_raft(shared.clone())));
 
-    let mut node = Node { shared: shared.clone(), waiting: BTreeMap::new(), next_request: 0 };
+    let (guard_orders, orders) = mpsc::channel(GUARD_ORDERS_MAX);
+    drop(E::Rt::spawn(speak_to_guard(shared.clone(), orders)));
+
+    let waiting = BTreeMap::new();
+    let mut node = Node { shared: shared.clone(), waiting, guard_orders, next_request: 0 };
     let mut actions = Vec::new();
     // What a restart must not forget comes first: the applied control state, then the guard.
     node.step(&mut core, Event::Control(shared.raft.control()), &mut actions, &*observer).await;
