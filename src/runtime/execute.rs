@@ -19,8 +19,9 @@ use super::node::{Input, Node, Shared, Waiting};
 use super::raft::{Proposal, RaftNode};
 use super::wire::{Request, Response};
 
-/// How long a proposal through another member may take.
-const PROPOSAL_DEADLINE: Duration = Duration::from_millis(1_500);
+/// How long a proposal through another member may take before it is put again. Every command is
+/// guarded by what it expects, so a repetition is refused, and waiting for a lost message is worse.
+const PROPOSAL_DEADLINE: Duration = Duration::from_millis(600);
 /// A heartbeat that took longer would bring a lease that is half over.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(500);
 
