@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use madsim::runtime::Runtime;
 use pg_replica::control::{Command, Order};
 use pg_replica::env::{
@@ -149,8 +150,13 @@ impl Cluster {
         let order = if number.is_multiple_of(2) { Order::Pause } else { Order::Resume };
         let command = Command::Operate { id: CommandId(number), order };
         let proposing = async move { raft.propose(command).await };
-        let proposal = self.hosts[&node].spawn_on(ProcessKind::Manager, proposing).await;
-        matches!(proposal, Ok(Proposal::Applied(_)))
+        let proposal = self.hosts[&node].spawn_on(ProcessKind::Manager, proposing);
+        // The leader may be frozen, and would answer only after whoever thaws it has waited for it.
+        let patience = std::pin::pin!(sleep(Duration::from_secs(3)));
+        match futures_util::future::select(proposal, patience).await {
+            Either::Left((proposal, _)) => matches!(proposal, Ok(Proposal::Applied(_))),
+            Either::Right(_) => false,
+        }
     }
 }
 

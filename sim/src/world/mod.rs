@@ -62,6 +62,8 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
             *lock(&seat) = Some(world.clone());
             let measured = live(&world).await;
             world.stop();
+            // The killed tasks are dropped when the engine next runs them, and not before.
+            sleep(LOOK_EVERY).await;
             measured
         })
     }));
