@@ -263,6 +263,13 @@ impl Server {
         (run.side == Side::Primary && run.phase != Phase::Starting).then_some(run.epoch)
     }
 
+    /// Whether its directory holds a database that can be started: neither none, nor one in the
+    /// middle of a rewind.
+    #[must_use]
+    pub fn has_usable_directory(&self) -> bool {
+        self.0.state().directory.as_ref().is_some_and(|directory| !directory.broken)
+    }
+
     /// Where its directory ends; `None` where it is empty.
     #[must_use]
     pub fn position(&self) -> Option<WalPosition> {

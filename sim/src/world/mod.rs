@@ -317,8 +317,15 @@ impl World {
     fn isolate_a_minority(&self) -> Vec<NodeId> {
         let members: Vec<NodeId> = self.data_members().into_iter().collect();
         let most = members.len().saturating_sub(1) / 2;
-        let mut cut_off = Vec::new();
-        let mut left = members;
+        // A member in the middle of a rewind or a copy has no data of its own: a majority that needs
+        // it is none.
+        let usable = |node: &NodeId| {
+            self.machine(*node).is_some_and(|machine| machine.server.has_usable_directory())
+        };
+        let (mut left, mut cut_off): (Vec<_>, Vec<_>) = members.into_iter().partition(usable);
+        if cut_off.len() > most {
+            return Vec::new();
+        }
         while cut_off.len() < most {
             let index = self.draw(left.len());
             cut_off.push(left.remove(index));
