@@ -10,7 +10,7 @@ use sim::world::run;
 
 /// How many seeds a broken rule may go unnoticed here. The tool `mutants` allows more; what is
 /// noticed so late does not belong into a test that everybody waits for.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 150;
 
 fn stage(saboteur: Saboteur) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/mutants");
