@@ -191,19 +191,6 @@ impl fmt::Debug for Exchange {
     }
 }
 
-impl SimNetwork {
-    /// Calls a member from anywhere; see [`Exchange::operator_call`].
-    pub async fn operator_call(
-        &self,
-        from: Place,
-        to: NodeId,
-        request: Request,
-        deadline: Duration,
-    ) -> Answered {
-        self.exchange.operator_call(from, to, request, deadline).await
-    }
-}
-
 impl Network for SimNetwork {
     type Request = Request;
     type Response = Response;

@@ -161,9 +161,7 @@ impl ControlState {
         };
         let careless =
             sabotage.is(Saboteur::PickAnyStandby) || sabotage.is(Saboteur::RankByReplayed);
-        let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
-        let chosen = if careless { most_advanced } else { *position };
-        if let Some(missing) = missing_evidence(self, chosen, reports, clearance, sabotage) {
+        if let Some(missing) = missing_evidence(self, holder, reports, clearance, sabotage) {
             return Err(missing.to_string());
         }
         let better = reports

@@ -62,12 +62,13 @@ type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 #[must_use]
 pub fn missing_evidence(
     control: &ControlState,
-    chosen: WalPosition,
+    chosen: NodeId,
     reports: &Reports,
     clearance: &Clearance,
     sabotage: Sabotage,
 ) -> Option<Missing> {
     let present = control.primacy.epoch;
+    let reach = reach_of(chosen, reports, sabotage);
     for config in &control.sync.configs {
         let must_silence = config.epoch == present && *clearance == Clearance::Quorum;
         if config.confirmations == 0 {
@@ -78,7 +79,7 @@ pub fn missing_evidence(
         }
         let primary_then = holder_of(control, config.epoch);
         let covered =
-            |node: NodeId| reports.get(&node).is_some_and(|r| r.is_some_and(|p| p <= chosen));
+            |node: NodeId| reports.get(&node).is_some_and(|r| r.is_some_and(|p| p <= reach));
         if !must_silence && primary_then.is_some_and(covered) {
             continue;
         }
@@ -92,6 +93,16 @@ pub fn missing_evidence(
     let last = control.primacy.last_holder;
     let stopped = last.is_some_and(|node| has_reported(reports, node));
     (*clearance == Clearance::Stopped && !stopped).then_some(Missing::LeaseOrStop)
+}
+
+/// Where the log of the chosen one ends. The rules that choose another than the most advanced are
+/// broken for the ranking alone: the evidence is measured as if the ranking were right.
+fn reach_of(chosen: NodeId, reports: &Reports, sabotage: Sabotage) -> WalPosition {
+    let careless = sabotage.is(Saboteur::PickAnyStandby) || sabotage.is(Saboteur::RankByReplayed);
+    if careless {
+        return reports.values().flatten().max().copied().unwrap_or_default();
+    }
+    reports.get(&chosen).copied().flatten().unwrap_or_default()
 }
 
 /// L5: with this many of its standbys detached, fewer than the required confirmations can still be

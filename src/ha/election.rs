@@ -184,12 +184,7 @@ impl Ballot<'_> {
         if forced {
             return Ok(offered);
         }
-        let careless = self.sabotage.is(Saboteur::PickAnyStandby)
-            || self.sabotage.is(Saboteur::RankByReplayed);
-        let most_advanced = reports.values().flatten().max().copied().unwrap_or_default();
-        let own = reports.get(&holder).copied().flatten().unwrap_or_default();
-        let chosen = if careless { most_advanced } else { own };
-        match missing_evidence(self.control, chosen, reports, &offered, self.sabotage) {
+        match missing_evidence(self.control, holder, reports, &offered, self.sabotage) {
             None => Ok(offered),
             Some(Missing::LeaseOrStop) => Err(Obstacle::LeaseUntil(self.lease_clear_at)),
             Some(missing) => Err(Obstacle::Evidence(missing)),

@@ -318,8 +318,7 @@ impl World {
         let members: Vec<NodeId> = self.data_members().into_iter().collect();
         let most = members.len().saturating_sub(1) / 2;
         // A member in the middle of a rewind or a copy has no data of its own: a majority
-        // that needs
-        // it is none.
+        // that needs it is none.
         let usable = |node: &NodeId| {
             self.machine(*node).is_some_and(|machine| machine.server.has_usable_directory())
         };
