@@ -53,6 +53,7 @@ saboteurs! {
     RepeatOrders,
     CommitFenceNeverLooks,
     InitialiseOverRecord,
+    FoundOverData,
     LeadershipStaysOnPrimary,
     NeverElect,
     ReportBeforeDetached,

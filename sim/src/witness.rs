@@ -94,6 +94,13 @@ pub enum Fact {
         /// The parent.
         parent: Timeline,
     },
+    /// The commit fence kept an answer back: the lease had ended.
+    CommitRefused {
+        /// The server.
+        server: NodeId,
+        /// The epoch under which it was primary.
+        epoch: Epoch,
+    },
     /// A standby attached to a primary.
     Attached {
         /// The standby.

@@ -211,11 +211,11 @@ fn a_full_disk_ends_the_server_until_there_is_room() {
     simulate(11, 1, With::default(), |cluster| async move {
         cluster.found(1, SyncNames::default()).await;
         let session = cluster.session(1).await;
-        cluster.server(1).set_disk_full(true);
+        cluster.server(1).set_flaw(PostgresFlaw::DiskFull, true);
         assert_eq!(write(&session, 1).await, Some(WriteOutcome::Broken));
         let how = StartAs::Primary { epoch: Epoch(1), sync: SyncNames::default() };
         assert!(cluster.pg(1).start(&how).await.unwrap_err().is_transient());
-        cluster.server(1).set_disk_full(false);
+        cluster.server(1).set_flaw(PostgresFlaw::DiskFull, false);
         cluster.pg(1).start(&how).await.unwrap();
     });
 }

@@ -107,7 +107,7 @@ fn a_wiped_tail_is_reported_as_not_kept() {
 fn a_rewind_that_breaks_off_leaves_a_directory_that_only_a_clone_mends() {
     simulate(4, 2, With::default(), |cluster| async move {
         diverge(&cluster).await;
-        cluster.server(1).set_fail_next_rewind();
+        cluster.server(1).set_flaw(PostgresFlaw::RewindFails, true);
         assert!(cluster.pg(1).rewind(&upstream(2, 2)).await.is_err());
         let start = cluster.pg(1).start(&StartAs::Standby).await;
         assert!(matches!(start, Err(PostgresError::Permanent(_))));
@@ -285,9 +285,9 @@ fn a_stuck_walsender_is_silent_until_it_is_freed() {
         cluster.found(1, sync(1, 1, &[2])).await;
         cluster.join(2, 1, 1).await;
         let session = cluster.session(1).await;
-        cluster.server(1).stick_walsender(true);
+        cluster.server(1).set_flaw(PostgresFlaw::WalsenderStuck, true);
         assert_eq!(write(&session, 1).await, None);
-        cluster.server(1).stick_walsender(false);
+        cluster.server(1).set_flaw(PostgresFlaw::WalsenderStuck, false);
         cluster.caught_up(2, 1).await;
     });
 }

@@ -116,14 +116,17 @@ impl Ballot<'_> {
     fn genesis(&self) -> Result<Command, Obstacle> {
         let missing: BTreeSet<NodeId> =
             self.control.data_members().filter(|node| !self.alive.contains_key(node)).collect();
-        if self.control.primacy.epoch.0 == 0 && !missing.is_empty() {
+        let careless = self.sabotage.is(Saboteur::FoundOverData);
+        if self.control.primacy.epoch.0 == 0 && !missing.is_empty() && !careless {
             return Err(Obstacle::GenesisAwaits(missing));
         }
         let foreign = self
             .alive
             .values()
             .find(|report| report.has_data && report.birth.is_none_or(|birth| birth.born.0 == 0));
-        if let Some(report) = foreign {
+        if let Some(report) = foreign
+            && !careless
+        {
             return Err(Obstacle::GenesisOverData(report.node));
         }
         let holder = self

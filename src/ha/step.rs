@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{Applied, Command, ControlState};
-use crate::env::{Armed, Observation, Outcome, PostgresError, Side, StartAs, StopHow};
+use crate::env::{Armed, Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
@@ -162,7 +162,9 @@ impl Core {
         asked: Moment,
         actions: &mut Vec<Action>,
     ) {
-        let waits = observation.side == Side::Primary && !observation.admits;
+        // Of a process only: what its directory held before it was started may be another one.
+        let runs = observation.process == Process::Up && observation.side == Side::Primary;
+        let waits = runs && !observation.admits;
         self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
         let down = !observation.may_write();
         self.agent.observe(observation, asked, self.now);
@@ -432,7 +434,7 @@ impl Core {
         let timing = &self.control.settings.timing;
         let epoch = self.control.primacy.epoch;
         let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
-        let up = self.agent.seen().is_some_and(|o| o.process == crate::env::Process::Up);
+        let up = self.agent.seen().is_some_and(|o| o.process == Process::Up);
         self.agent.not_up_since =
             (leased && !up).then(|| self.agent.not_up_since.unwrap_or(self.now));
         if !self.agent.primary_is_up {

@@ -13,6 +13,9 @@ pub trait Observer: Debug + Send + Sync + 'static {
 
     /// The entry `index` of the consensus log was applied on this member.
     fn applied(&self, index: u64, command: &Command, applied: &Applied);
+
+    /// The control state was replaced by a snapshot that covers the log up to the entry `index`.
+    fn installed(&self, index: u64);
 }
 
 /// Nobody watches.
@@ -23,4 +26,6 @@ impl Observer for Unobserved {
     fn stepped(&self, _now: Moment, _event: &Event, _actions: &[Action], _core: &Core) {}
 
     fn applied(&self, _index: u64, _command: &Command, _applied: &Applied) {}
+
+    fn installed(&self, _index: u64) {}
 }

@@ -5,7 +5,10 @@
 //! them, and between two of them it grew by no more than the commands between them can give.
 //! Checked on every acknowledgement: the server holds the epoch it acknowledges in. Checked on
 //! every birth and every start as primary: a timeline with its birth epoch has one creator, one
-//! first position and one history, and belongs to the one Postgres cluster on record.
+//! first position and one history, and nobody is primary of the cluster on record, in the epoch that
+//! put it there or a later one, nor acknowledges anything in any epoch, with another one's data. (A
+//! founder that froze before its birth was on record may wake up with a database of its own; it was
+//! never let in to, and is copied over.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,13 +48,19 @@ pub(super) struct OneHolder {
     holders: BTreeMap<Epoch, NodeId>,
     created: BTreeMap<(Timeline, Epoch), Creation>,
     opened: BTreeMap<(Timeline, Epoch), Opened>,
-    system: Option<SystemId>,
+    /// The cluster on record, and the epoch in which it was put there.
+    system: Option<(SystemId, Epoch)>,
+    /// The cluster that each server served, in each epoch.
+    served: BTreeMap<(NodeId, Epoch), SystemId>,
+    /// The cluster that the first acknowledgement belongs to.
+    acknowledged: Option<SystemId>,
 }
 
 impl OneHolder {
     /// A control state, whether it is the newest or one that a straggler has just reached.
     pub(super) fn control(&mut self, at: Duration, state: &ControlState, findings: &mut Findings) {
-        self.system = self.system.or(state.system);
+        let first = state.timelines.keys().next().copied().unwrap_or_default();
+        self.system = self.system.or(state.system.map(|system| (system, first)));
         let Some(holder) = state.primacy.holder else { return };
         let epoch = state.primacy.epoch;
         let known = *self.holders.entry(epoch).or_insert(holder);
@@ -97,6 +106,14 @@ impl OneHolder {
     }
 
     pub(super) fn acknowledged(&mut self, ack: &Acknowledged, findings: &mut Findings) {
+        if let Some(served) = self.served.get(&(ack.server, ack.epoch)).copied() {
+            let known = self.system.map(|(system, _)| system).or(self.acknowledged);
+            if known.is_some_and(|known| known != served) {
+                let what = format!("{} acknowledged a row of another cluster", ack.server);
+                findings.broken(Invariant::I2, ack.at, what);
+            }
+            self.acknowledged.get_or_insert(served);
+        }
         let what = match self.holders.get(&ack.epoch) {
             Some(holder) if *holder == ack.server => return,
             Some(holder) => format!(
@@ -139,7 +156,8 @@ impl OneHolder {
         findings: &mut Findings,
     ) {
         let Began { server, epoch, birth, system, rows } = *began;
-        if self.system.is_some_and(|known| known != system) {
+        self.served.insert((server, epoch), system);
+        if self.system.is_some_and(|(known, since)| epoch >= since && known != system) {
             findings.broken(
                 Invariant::I2,
                 at,
@@ -178,6 +196,8 @@ impl OneHolder {
 
 #[cfg(test)]
 mod tests {
+    use pg_replica::control::TimelineRecord;
+
     use super::super::testing::{assert_broken, assert_kept, birth, commit, ms, rows, state};
     use super::*;
 
@@ -263,5 +283,21 @@ mod tests {
         assert_kept(&findings);
         check.became_primary(ms(2), &began(1, 8, &[]), &mut findings);
         assert_broken(&findings, Invariant::I2, "the data of another cluster");
+    }
+
+    #[test]
+    fn a_founder_that_was_never_born_may_wake_up_and_may_not_acknowledge() {
+        let (mut check, mut findings) = (OneHolder::default(), Findings::default());
+        check.control(ms(1), &state(2, 1, Some(1)), &mut findings);
+        let mut born = state(5, 2, Some(2));
+        born.system = Some(SystemId(7));
+        born.timelines
+            .insert(Epoch(2), TimelineRecord { holder: NodeId(2), birth: birth(1, 2, 0) });
+        check.control(ms(2), &born, &mut findings);
+        let late = Began { epoch: Epoch(1), birth: birth(1, 1, 0), ..began(1, 8, &[]) };
+        check.became_primary(ms(3), &late, &mut findings);
+        assert_kept(&findings);
+        check.acknowledged(&commit(4, 1, 1, 1), &mut findings);
+        assert_broken(&findings, Invariant::I2, "a row of another cluster");
     }
 }

@@ -264,7 +264,7 @@ impl Inner {
             Fact::TimelineCreated { server, birth, .. } => {
                 self.one_holder.timeline_created(at, *server, *birth, &mut self.findings);
             }
-            Fact::ProcessEnded { .. } | Fact::Attached { .. } => {}
+            Fact::ProcessEnded { .. } | Fact::Attached { .. } | Fact::CommitRefused { .. } => {}
         }
     }
 

@@ -1,12 +1,11 @@
 //! The rare states that show in what the oracle is told anyway.
 //!
-//! Others (a frozen host, a relayed renewal, a refused commit) only the world can see; it marks
+//! Others (a frozen host, a relayed renewal, an installed snapshot) only the world can see; it marks
 //! them itself.
 
 use std::collections::BTreeMap;
 
 use pg_replica::control::{Applied, ControlState};
-use pg_replica::env::Side;
 use pg_replica::ha::RaftView;
 use pg_replica::ids::{Epoch, NodeId};
 
@@ -37,12 +36,10 @@ impl RareStates {
                 }
                 self.running.insert(*server, *epoch);
             }
-            Fact::ProcessEnded { server, side, by } => {
+            Fact::ProcessEnded { server, .. } => {
                 self.running.remove(server);
-                if *side == Side::Primary && *by == "guard" {
-                    self.reached.mark(Sometimes::GuardFired);
-                }
             }
+            Fact::CommitRefused { .. } => self.reached.mark(Sometimes::CommitFenceRefused),
             Fact::Acknowledged(_)
             | Fact::Read { .. }
             | Fact::DirectoryReplaced { .. }

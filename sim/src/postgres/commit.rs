@@ -10,6 +10,7 @@ use super::process::Live;
 use super::server::Core;
 use super::state::{Commit, Phase, Running, Timer, Walsender};
 use super::wire::{Answer, Ask, Link};
+use crate::scenario::PostgresFlaw;
 use crate::witness::{Acknowledged, Fact, Row};
 
 impl Running {
@@ -115,10 +116,11 @@ impl Live<'_> {
         }
         // I5: nothing is written to the log after the lease.
         if !self.core.lease_holds(self.run) {
+            self.report_refusal();
             link.answer(request, Answer::Refused("the lease of this primary is over".to_owned()));
             return;
         }
-        if self.faults.disk_full {
+        if self.flaws.has(PostgresFlaw::DiskFull) {
             self.panic("disk full");
             return;
         }
@@ -141,7 +143,7 @@ impl Live<'_> {
 
     pub(super) fn on_flushed(&mut self) {
         let Some(upto) = self.run.flushing.take() else { return };
-        if self.faults.disk_full {
+        if self.flaws.has(PostgresFlaw::DiskFull) {
             self.panic("disk full");
             return;
         }
@@ -179,6 +181,7 @@ impl Live<'_> {
         };
         // I5: the commit stands, but nobody is told: the lease may have ended during the wait.
         if !self.core.lease_holds(self.run) {
+            self.report_refusal();
             self.run.unacknowledged.push(commit.row);
             self.run.sessions.remove(&link.number);
             let why = "the lease of this primary ended during the commit";
@@ -196,6 +199,10 @@ impl Live<'_> {
             sync: self.run.sync.clone(),
         }));
         link.answer(commit.request, Answer::Committed);
+    }
+
+    fn report_refusal(&self) {
+        self.core.report(Fact::CommitRefused { server: self.core.node, epoch: self.run.epoch });
     }
 
     fn read(&mut self, link: &Link, request: u64) {

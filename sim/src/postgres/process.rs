@@ -16,10 +16,11 @@ use tokio::sync::{Notify, oneshot};
 use super::control::Control;
 use super::durable::Directory;
 use super::server::{Core, Server};
-use super::state::{Ending, Faults, Phase, Running, State, Timer, Timers};
+use super::state::{Ending, Flaws, Phase, Running, State, Timer, Timers};
 use super::wire::{Answer, Input, Streamed};
 use crate::clock::{TrueSleep, sleep_until_true, true_now};
 use crate::host::ProcessKind;
+use crate::scenario::PostgresFlaw;
 use crate::witness::Fact;
 
 /// A running server, for the length of one step.
@@ -27,15 +28,15 @@ pub(super) struct Live<'a> {
     pub(super) core: &'a Core,
     pub(super) dir: &'a mut Directory,
     pub(super) run: &'a mut Running,
-    pub(super) faults: &'a Faults,
+    pub(super) flaws: &'a Flaws,
     pub(super) now: Duration,
 }
 
 impl Core {
     /// Runs a step of the process, where one exists, and ends it if the step says so.
     pub(super) fn with_live(&self, state: &mut State, step: impl FnOnce(&mut Live<'_>)) {
-        let State { directory: Some(dir), running: Some(run), faults, .. } = state else { return };
-        let mut live = Live { core: self, dir, run, faults, now: true_now() };
+        let State { directory: Some(dir), running: Some(run), flaws, .. } = state else { return };
+        let mut live = Live { core: self, dir, run, flaws, now: true_now() };
         step(&mut live);
         if let Some(ending) = run.ending {
             self.end_process(state, ending);
@@ -74,7 +75,7 @@ impl Server {
         state.dark = false;
         state.check_can_start(how)?;
         let generation = core.host.start(ProcessKind::Postgres);
-        let slow_start = state.faults.slow_start;
+        let slow_start = state.flaws.slowness(PostgresFlaw::SlowStart);
         let directory = state.directory.as_mut().expect("the check asks for a directory");
         let (side, epoch, sync) = match how {
             StartAs::Primary { epoch, sync } => (Side::Primary, *epoch, sync.clone()),
@@ -117,7 +118,7 @@ impl State {
         if directory.standby_signal && matches!(how, StartAs::Primary { .. }) {
             return permanent("the data directory is a standby's; start it so and promote it");
         }
-        if self.faults.disk_full {
+        if self.flaws.has(PostgresFlaw::DiskFull) {
             return Err(PostgresError::Transient("no space left on device".to_owned()));
         }
         Ok(())
@@ -290,10 +291,11 @@ impl Live<'_> {
         self.run.timers.cancel(Timer::Promoted);
         self.end_sessions("the database system is shutting down");
         self.drop_receiver();
-        if !self.faults.stop_hangs {
+        if !self.flaws.has(PostgresFlaw::StopHangs) {
             let typical = Duration::from_millis(90);
+            let slow_stop = self.flaws.slowness(PostgresFlaw::SlowStop);
             let span = self.core.stream.long_tail(typical, Duration::from_millis(600));
-            self.run.timers.add(self.now + span + self.faults.slow_stop, Timer::Checkpointed);
+            self.run.timers.add(self.now + span + slow_stop, Timer::Checkpointed);
         }
     }
 

@@ -9,6 +9,7 @@ use super::control::Reply;
 use super::process::Live;
 use super::state::{Phase, Receiver, Stream, Timer};
 use super::wire::{Hello, Input, Link, Peer, Streamed};
+use crate::scenario::PostgresFlaw;
 use crate::witness::Fact;
 
 /// `wal_receiver_timeout`.
@@ -139,7 +140,7 @@ impl Live<'_> {
             }
             Streamed::Wal(records) => {
                 let Stream::Open(_, history) = &receiver.stream else { return };
-                if self.faults.disk_full {
+                if self.flaws.has(PostgresFlaw::DiskFull) {
                     self.panic("disk full");
                     return;
                 }
@@ -176,7 +177,7 @@ impl Live<'_> {
 
     /// The end of what has been replayed.
     pub(super) fn replayed(&mut self) -> Lsn {
-        self.run.advance_replay(self.now, self.faults.replay_stuck)
+        self.run.advance_replay(self.now, self.flaws.has(PostgresFlaw::ReplayStuck))
     }
 
     pub(super) fn on_promote(&mut self, epoch: Epoch, reply: Reply<TimelineBirth>) {
@@ -211,7 +212,7 @@ impl Live<'_> {
 
     pub(super) fn on_promoted(&mut self) {
         let Some((epoch, waiting)) = self.run.promotion.take() else { return };
-        if self.faults.disk_full {
+        if self.flaws.has(PostgresFlaw::DiskFull) {
             self.panic("disk full");
             return;
         }

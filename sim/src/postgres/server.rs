@@ -4,13 +4,12 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use pg_replica::env::{Process, Side};
-use pg_replica::ids::{Epoch, NodeId, WalPosition};
+use pg_replica::ids::{Epoch, NodeId, SystemId, WalPosition};
 use pg_replica::sabotage::Sabotage;
 
-use super::durable::SetAside;
+use super::durable::{Directory, SetAside};
 use super::state::{Ending, Phase, Running, State};
 use super::wire::{Input, Registry};
 use crate::host::{Host, ProcessKind};
@@ -84,6 +83,11 @@ impl Server {
     }
 }
 
+/// The cluster that a foreign directory belongs to.
+const FOREIGN: SystemId = SystemId(0xF0E);
+/// A row that none of our clients wrote.
+const FOREIGN_ROW: Row = Row { client: u32::MAX, number: 1 };
+
 /// What the world does to a server.
 impl Server {
     /// Ends every process of the server at once. Returns whether there was one. Of what was
@@ -126,72 +130,37 @@ impl Server {
 
     /// Switches a flaw on or off. A recycling of the log is an event: only switching it on counts.
     pub fn set_flaw(&self, flaw: PostgresFlaw, on: bool) {
-        /// Longer than a manager likes to wait, shorter than a run.
-        const SLOW: Duration = Duration::from_secs(10);
-        let slow = if on { SLOW } else { Duration::ZERO };
-        match flaw {
-            PostgresFlaw::Hang if on => self.hang(),
-            PostgresFlaw::Hang => self.unhang(),
-            PostgresFlaw::SlowStop => self.set_slow_stop(slow),
-            PostgresFlaw::StopHangs => self.set_stop_hangs(on),
-            PostgresFlaw::SlowStart => self.set_slow_start(slow),
-            PostgresFlaw::WalsenderStuck => self.stick_walsender(on),
-            PostgresFlaw::ReplayStuck => self.stick_replay(on),
-            PostgresFlaw::RewindFails => self.0.state().faults.rewind_fails = on,
-            PostgresFlaw::CloneFails => self.0.state().faults.clone_fails = on,
-            PostgresFlaw::WalRecycled if on => self.recycle_wal(),
-            PostgresFlaw::WalRecycled => {}
-            PostgresFlaw::DiskFull => self.set_disk_full(on),
-        }
-    }
-
-    /// The next rewind fails half-way.
-    pub fn set_fail_next_rewind(&self) {
-        self.0.state().faults.fail_next_rewind = true;
-    }
-
-    /// The next clone fails half-way.
-    pub fn set_fail_next_clone(&self) {
-        self.0.state().faults.fail_next_clone = true;
-    }
-
-    /// A fast stop takes this much longer.
-    pub fn set_slow_stop(&self, longer: Duration) {
-        self.0.state().faults.slow_stop = longer;
-    }
-
-    /// A start takes this much longer.
-    pub fn set_slow_start(&self, longer: Duration) {
-        self.0.state().faults.slow_start = longer;
-    }
-
-    /// A fast stop that begins while this holds never ends: only a kill ends it.
-    pub fn set_stop_hangs(&self, hangs: bool) {
-        self.0.state().faults.stop_hangs = hangs;
-    }
-
-    /// The disk is full: the next write ends the process, and no start succeeds.
-    pub fn set_disk_full(&self, full: bool) {
-        self.0.state().faults.disk_full = full;
-    }
-
-    /// Removes the old part of the log: standbys that still need it stay behind for ever.
-    pub fn recycle_wal(&self) {
-        if let Some(directory) = &mut self.0.state().directory {
-            directory.recycle();
-        }
-    }
-
-    /// Walsenders send nothing, not even signs of life, until this is taken back.
-    pub fn stick_walsender(&self, stuck: bool) {
         let mut state = self.0.state();
-        state.faults.walsender_stuck = stuck;
-        self.0.with_live(&mut state, |live| live.ship());
+        if on {
+            state.flaws.0.insert(flaw);
+        } else {
+            state.flaws.0.remove(&flaw);
+        }
+        match flaw {
+            PostgresFlaw::Hang if on => self.0.host.pause(ProcessKind::Postgres),
+            PostgresFlaw::Hang => self.0.host.resume(ProcessKind::Postgres),
+            PostgresFlaw::WalsenderStuck => self.0.with_live(&mut state, |live| live.ship()),
+            PostgresFlaw::WalRecycled if on => {
+                state.directory.iter_mut().for_each(Directory::recycle)
+            }
+            PostgresFlaw::ForeignData => self.0.show_foreign_data(&mut state, on),
+            PostgresFlaw::WalRecycled
+            | PostgresFlaw::SlowStop
+            | PostgresFlaw::StopHangs
+            | PostgresFlaw::SlowStart
+            | PostgresFlaw::ReplayStuck
+            | PostgresFlaw::RewindFails
+            | PostgresFlaw::CloneFails
+            | PostgresFlaw::DiskFull => {}
+        }
     }
 
-    /// Nothing that a standby receives is replayed, until this is taken back or it is promoted.
-    pub fn stick_replay(&self, stuck: bool) {
-        self.0.state().faults.replay_stuck = stuck;
+    /// Takes every flaw back.
+    pub fn heal(&self) {
+        let flaws = self.0.state().flaws.clone();
+        for flaw in flaws.0 {
+            self.set_flaw(flaw, false);
+        }
     }
 }
 
@@ -231,12 +200,12 @@ impl Server {
             let Some(run) = &state.running else { return false };
             if !run.is_writable()
                 || self.0.is_frozen()
-                || state.faults.disk_full
+                || state.flaws.has(PostgresFlaw::DiskFull)
                 || !self.0.lease_holds(run)
             {
                 return false;
             }
-            let stuck = state.faults.walsender_stuck;
+            let stuck = state.flaws.has(PostgresFlaw::WalsenderStuck);
             let links: Vec<_> = run
                 .walsenders
                 .values()
@@ -316,11 +285,29 @@ impl Server {
             .receiver
             .as_ref()
             .is_some_and(|receiver| receiver.is_open() && receiver.is_on(connection));
-        open && !self.0.is_frozen() && run.phase == Phase::Up && !state.faults.disk_full
+        open && !self.0.is_frozen()
+            && run.phase == Phase::Up
+            && !state.flaws.has(PostgresFlaw::DiskFull)
     }
 }
 
 impl Core {
+    /// Fills an empty directory with somebody else's database, or moves that away again.
+    fn show_foreign_data(&self, state: &mut State, on: bool) {
+        if on && state.directory.is_none() {
+            let mut foreign = Directory::new(FOREIGN, Epoch::default());
+            foreign.append(Epoch::default(), Some(FOREIGN_ROW), 100);
+            foreign.flush_to(foreign.written());
+            foreign.ever_started = true;
+            state.directory = Some(foreign);
+        }
+        if !on && state.directory.as_ref().is_some_and(|directory| directory.system == FOREIGN) {
+            state.end_tool();
+            self.end_process(state, Ending { clean: false, by: "whoever moved its data away" });
+            state.directory = None;
+        }
+    }
+
     /// The state. A process that died with its machine, unannounced, is seen to be dead here.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);

@@ -1,6 +1,6 @@
 //! What a server is made of: what survives its process, and what does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,11 @@ use tokio::sync::{Notify, oneshot};
 use super::control::Reply;
 use super::durable::{Directory, SetAside};
 use super::wire::{Input, Link};
+use crate::scenario::PostgresFlaw;
 use crate::witness::Row;
+
+/// How much longer a slow start or stop takes.
+const SLUGGISH: Duration = Duration::from_secs(4);
 
 /// Everything about one server.
 #[derive(Default)]
@@ -26,34 +30,22 @@ pub(super) struct State {
     pub(super) tool: Option<oneshot::Sender<()>>,
     /// The machine has no power: not even resets leave it.
     pub(super) dark: bool,
-    /// What was injected.
-    pub(super) faults: Faults,
+    /// What is wrong with it.
+    pub(super) flaws: Flaws,
 }
 
-/// Injected faults. They stay until they are taken back, except those named `next`.
+/// What was injected and not taken back yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Faults {
-    pub(super) fail_next_rewind: bool,
-    pub(super) fail_next_clone: bool,
-    pub(super) rewind_fails: bool,
-    pub(super) clone_fails: bool,
-    pub(super) slow_start: Duration,
-    pub(super) slow_stop: Duration,
-    pub(super) stop_hangs: bool,
-    pub(super) disk_full: bool,
-    pub(super) walsender_stuck: bool,
-    pub(super) replay_stuck: bool,
-}
+pub(super) struct Flaws(pub(super) BTreeSet<PostgresFlaw>);
 
-impl Faults {
-    /// Whether this clone fails.
-    pub(super) fn take_clone_failure(&mut self) -> bool {
-        std::mem::take(&mut self.fail_next_clone) || self.clone_fails
+impl Flaws {
+    pub(super) fn has(&self, flaw: PostgresFlaw) -> bool {
+        self.0.contains(&flaw)
     }
 
-    /// Whether this rewind fails.
-    pub(super) fn take_rewind_failure(&mut self) -> bool {
-        std::mem::take(&mut self.fail_next_rewind) || self.rewind_fails
+    /// How much longer something takes that this flaw makes slow.
+    pub(super) fn slowness(&self, flaw: PostgresFlaw) -> Duration {
+        if self.has(flaw) { SLUGGISH } else { Duration::ZERO }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each can be cut short at every point where it takes time, by a stop or with its caller, and
 //! leaves then what the trait says: nothing, or a directory that says that it is unusable.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -16,7 +17,8 @@ use super::server::{Core, Server};
 use super::state::State;
 use super::verbs::within;
 use crate::clock::sleep;
-use crate::witness::Fact;
+use crate::scenario::PostgresFlaw;
+use crate::witness::{Fact, Row};
 
 /// How long a silent source is waited for.
 const SOURCE_WITHIN: Duration = Duration::from_secs(5);
@@ -39,22 +41,22 @@ pub(super) async fn initialise(server: &Server, epoch: Epoch) -> Result<SystemId
     Ok(system)
 }
 
-/// Copies the source.
+/// Copies the source. The old directory stays until the copy is whole, and is then set aside.
 pub(super) async fn clone_from(server: &Server, source: &Upstream) -> Result<(), PostgresError> {
     let mut tool = Tool::begin(server.core())?;
-    // A source that is not there costs nothing: the old directory stays where it is.
     tool.fetch(source, false).await?;
-    tool.core.move_aside(&mut tool.core.state());
     tool.work_for(Duration::from_millis(220), Duration::from_secs(4)).await?;
-    if tool.core.state().faults.take_clone_failure() {
+    if tool.core.state().flaws.has(PostgresFlaw::CloneFails) {
         return Err(PostgresError::Transient("the base backup broke off".to_owned()));
     }
     let copy = tool.fetch(source, false).await?;
     let mut state = tool.core.state();
-    if state.faults.disk_full {
+    if state.flaws.has(PostgresFlaw::DiskFull) {
         return Err(PostgresError::Transient("no space left on device".to_owned()));
     }
-    state.directory = Some(copy);
+    if let Some(old) = state.directory.replace(copy) {
+        tool.core.keep(&mut state, old.set_aside());
+    }
     Ok(())
 }
 
@@ -175,7 +177,7 @@ impl<'a> Tool<'a> {
         })?;
         self.core.keep(&mut self.core.state(), diverged);
         self.work_for(Duration::from_millis(380), Duration::from_secs(4)).await?;
-        if self.core.state().faults.take_rewind_failure() {
+        if self.core.state().flaws.has(PostgresFlaw::RewindFails) {
             return Err(PostgresError::Permanent("the rewind broke off half-way".to_owned()));
         }
         self.with_directory(|directory| {
@@ -186,15 +188,11 @@ impl<'a> Tool<'a> {
 }
 
 impl Core {
-    fn move_aside(&self, state: &mut State) {
-        if let Some(old) = state.directory.take() {
-            self.keep(state, old.set_aside());
-        }
-    }
-
-    /// I7: what the directory loses is kept.
+    /// I7: what the directory has lost is kept.
     fn keep(&self, state: &mut State, aside: SetAside) {
-        let lost: Vec<_> = aside.rows().collect();
+        let left: BTreeSet<Row> =
+            state.directory.iter().flat_map(Directory::flushed_rows).collect();
+        let lost = aside.rows().filter(|row| !left.contains(row)).collect();
         let kept_aside = !self.sabotage.is(Saboteur::WipeDivergedDirectory);
         if kept_aside {
             state.aside.push(aside);

@@ -22,6 +22,7 @@ use super::state::{Phase, State, Walsender};
 use super::tools;
 use super::wire::Input;
 use crate::clock::{sleep, true_now};
+use crate::scenario::PostgresFlaw;
 
 /// How long the manager waits for a server to look at it.
 const OBSERVE_WITHIN: Duration = Duration::from_millis(300);
@@ -217,7 +218,9 @@ fn look(state: &mut State, process: Process) -> Observation {
     seen.flushed = Some(directory.flushed());
     seen.replayed = match run.side {
         Side::Primary => seen.flushed,
-        Side::Standby => Some(run.advance_replay(true_now(), state.faults.replay_stuck)),
+        Side::Standby => {
+            Some(run.advance_replay(true_now(), state.flaws.has(PostgresFlaw::ReplayStuck)))
+        }
     };
     seen.receiver =
         run.receiver.as_ref().filter(|receiver| receiver.is_open()).map(|receiver| ReceiverState {

@@ -13,6 +13,7 @@ use super::durable::Record;
 use super::process::Live;
 use super::state::{Phase, Timer, Walsender};
 use super::wire::{CopyRequest, Hello, Link, Streamed};
+use crate::scenario::PostgresFlaw;
 use crate::witness::Fact;
 
 /// How often walsenders look whether there is something to say. A real primary has to be told to
@@ -83,7 +84,7 @@ impl Live<'_> {
     /// Sends every standby what it has not been sent and what is on the disk: a walsender never
     /// ships what a power loss could take back.
     pub(super) fn ship(&mut self) {
-        if self.faults.walsender_stuck {
+        if self.flaws.has(PostgresFlaw::WalsenderStuck) {
             return;
         }
         let end = self.dir.flushed();
@@ -106,7 +107,8 @@ impl Live<'_> {
         for (number, walsender) in &mut self.run.walsenders {
             if self.now - walsender.last_reply > STANDBY_SILENT_FOR_MAX {
                 silent.push(*number);
-            } else if self.now - walsender.last_sent > RECENTLY_SENT && !self.faults.walsender_stuck
+            } else if self.now - walsender.last_sent > RECENTLY_SENT
+                && !self.flaws.has(PostgresFlaw::WalsenderStuck)
             {
                 walsender.last_sent = self.now;
                 walsender.link.stream(Streamed::Keepalive);

@@ -247,6 +247,8 @@ pub enum PostgresFlaw {
     WalRecycled,
     /// No space is left for the log: the server panics, and cannot start.
     DiskFull,
+    /// The data directory of a member that has none holds somebody else's database.
+    ForeignData,
 }
 
 /// What an operator asks for.
@@ -346,6 +348,7 @@ names!(
     WalsenderStuck = "walsender-stuck", ReplayStuck = "replay-stuck",
     RewindFails = "rewind-fails", CloneFails = "clone-fails",
     WalRecycled = "wal-recycled", DiskFull = "postgres-disk-full",
+    ForeignData = "foreign-data",
 );
 
 impl fmt::Display for Fault {

@@ -50,6 +50,8 @@ pub struct Cluster {
     pub mode: Mode,
     /// Whether the commit fence is loaded into Postgres.
     pub commit_fence: bool,
+    /// Whether the plan begins when the machines are switched on, and not once there is a cluster.
+    pub unborn: bool,
     /// The durations.
     pub timing: Timing,
     /// The bound on loss.
@@ -76,7 +78,8 @@ pub struct Workload {
 /// Something at its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanEvent {
-    /// When, in true time since the clients began.
+    /// When, in true time since the clients began: once the cluster is whole, or at once where it
+    /// begins unborn.
     pub at: Duration,
     /// What.
     pub fault: Fault,

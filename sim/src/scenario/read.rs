@@ -163,6 +163,7 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
         witnesses: 0,
         mode: Mode::Async,
         commit_fence: true,
+        unborn: false,
         timing: defaults.timing,
         max_lag_bytes: defaults.max_lag_bytes,
         priorities: std::collections::BTreeMap::new(),
@@ -176,6 +177,7 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
         cluster.mode = read_mode(&mut fields)?;
     }
     cluster.commit_fence = fields.flag("commit_fence")?.unwrap_or(true);
+    cluster.unborn = fields.flag("unborn")?.unwrap_or(false);
     cluster.max_lag_bytes = fields.whole("max_lag")?.unwrap_or(cluster.max_lag_bytes);
     read_timing(&mut fields, &mut cluster.timing)?;
     read_tags(&mut fields, &mut cluster)?;
@@ -432,6 +434,9 @@ pub(super) fn check_target(event: &PlanEvent, plan: &Plan) -> Result<(), String>
 /// The expected last primary may be a member that was added during the run.
 fn check_end(plan: &Plan, known: &Known) -> Result<(), String> {
     match plan.expect.primary {
+        Some(EndPrimary::Same | EndPrimary::Other) if plan.cluster.unborn => {
+            Err("an unborn cluster has no primary in the beginning: name a node".into())
+        }
         Some(EndPrimary::Node(node)) if !known.members.contains(&node) => {
             Err(format!("`primary` is expected to be member {}, which never exists", node.0))
         }

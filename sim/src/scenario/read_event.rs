@@ -14,7 +14,7 @@ use super::target::{Side, Target};
 use super::text::{BadInput, Fields, Item, Span, Value, parse_duration};
 
 /// Every fault's name in files.
-pub(super) const FAULTS: [&str; 27] = [
+pub(super) const FAULTS: [&str; 28] = [
     "partition",
     "loss",
     "delay",
@@ -41,6 +41,7 @@ pub(super) const FAULTS: [&str; 27] = [
     "clone-fails",
     "wal-recycled",
     "postgres-disk-full",
+    "foreign-data",
     "order",
 ];
 

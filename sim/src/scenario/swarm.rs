@@ -30,6 +30,7 @@ pub struct Profile {
     witnesses: Vec<u64>,
     modes: Vec<Mode>,
     commit_fence: Vec<bool>,
+    max_lag: Vec<u64>,
     start: (Duration, Duration),
     entries: Vec<Entry>,
 }
@@ -54,6 +55,7 @@ impl Profile {
         plan.cluster.witnesses = *draw.pick(&self.witnesses);
         plan.cluster.mode = *draw.pick(&self.modes);
         plan.cluster.commit_fence = *draw.pick(&self.commit_fence);
+        plan.cluster.max_lag_bytes = *draw.pick(&self.max_lag);
         let mut known = self.known(&plan);
         for entry in &self.entries {
             // Every run draws a subset of the kinds, so that the mixes differ: a fault that is
@@ -159,6 +161,7 @@ pub(super) fn read_swarm(
             _ => return Err(source.bad(&value.span, "`commit_fence` lists true and false")),
         }
     }
+    let max_lag = numbers(&mut fields, "max_lag")?.unwrap_or(vec![base.cluster.max_lag_bytes]);
     let whole_run = (Duration::ZERO, base.duration.saturating_sub(Duration::from_millis(100)));
     let start = match fields.take("start") {
         None => whole_run,
@@ -178,8 +181,18 @@ pub(super) fn read_swarm(
         commit_fence.push(base.cluster.commit_fence);
     }
     let (file, text) = (source.file.to_owned(), text.to_owned());
-    let profile =
-        Profile { base, file, text, nodes, witnesses, modes, commit_fence, start, entries };
+    let profile = Profile {
+        base,
+        file,
+        text,
+        nodes,
+        witnesses,
+        modes,
+        commit_fence,
+        max_lag,
+        start,
+        entries,
+    };
     profile.check()?;
     Ok(profile)
 }

@@ -49,6 +49,7 @@ fn cluster_table(cluster: &Cluster) -> Table {
     put(&mut table, "witnesses", whole(cluster.witnesses));
     put(&mut table, "mode", mode_name(cluster.mode));
     put(&mut table, "commit_fence", cluster.commit_fence);
+    put(&mut table, "unborn", cluster.unborn);
     put(&mut table, "max_lag", whole(cluster.max_lag_bytes));
     for (key, ms) in timing_fields(&cluster.timing) {
         put(&mut table, key, span(Duration::from_millis(ms)));

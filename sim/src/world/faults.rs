@@ -10,7 +10,6 @@ use crate::host::ProcessKind;
 use crate::invariants::Excuse;
 use crate::nemesis::{DiskFlaws, Machines};
 use crate::place::Place;
-use crate::postgres::Server;
 use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, Target};
 use crate::sometimes::Sometimes;
 use crate::streams::lock;
@@ -18,8 +17,6 @@ use crate::streams::lock;
 use super::cluster::{Machine, World};
 use super::place;
 
-/// How much longer a slow start or stop takes.
-const SLUGGISH: Duration = Duration::from_secs(4);
 /// What a sync takes on a healthy disk: the yardstick of a slow one.
 const HEALTHY_SYNC: Duration = Duration::from_millis(2);
 
@@ -101,12 +98,7 @@ impl World {
         }
         host.disk().heal();
         host.clock().set_rate_ppm(0);
-        let server = &machine.server;
-        server.set_slow_stop(Duration::ZERO);
-        server.set_slow_start(Duration::ZERO);
-        server.set_stop_hangs(false);
-        server.set_disk_full(false);
-        server.stick_walsender(false);
+        machine.server.heal();
         self.come_back(host.node());
     }
 }
@@ -261,7 +253,7 @@ impl Machines for World {
     }
 
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
-        self.with_machine(node, |machine| set_flaw(&machine.server, flaw, on));
+        self.with_machine(node, |machine| machine.server.set_flaw(flaw, on));
     }
 
     fn order(&self, order: Order, answer: Answer, times: u32) {
@@ -279,27 +271,5 @@ impl Machines for World {
         for node in self.hosts_in_order() {
             self.with_machine(node, |machine| self.heal_machine(machine));
         }
-    }
-}
-
-fn set_flaw(server: &Server, flaw: PostgresFlaw, on: bool) {
-    match (flaw, on) {
-        (PostgresFlaw::Hang, true) => server.hang(),
-        (PostgresFlaw::Hang, false) => server.unhang(),
-        (PostgresFlaw::SlowStop, true) => server.set_slow_stop(SLUGGISH),
-        (PostgresFlaw::SlowStop, false) => server.set_slow_stop(Duration::ZERO),
-        (PostgresFlaw::StopHangs, on) => server.set_stop_hangs(on),
-        (PostgresFlaw::SlowStart, true) => server.set_slow_start(SLUGGISH),
-        (PostgresFlaw::SlowStart, false) => server.set_slow_start(Duration::ZERO),
-        (PostgresFlaw::WalsenderStuck, on) => server.stick_walsender(on),
-        (PostgresFlaw::ReplayStuck, on) => server.stick_replay(on),
-        (PostgresFlaw::RewindFails, true) => server.set_fail_next_rewind(),
-        (PostgresFlaw::CloneFails, true) => server.set_fail_next_clone(),
-        (PostgresFlaw::WalRecycled, true) => server.recycle_wal(),
-        (
-            PostgresFlaw::RewindFails | PostgresFlaw::CloneFails | PostgresFlaw::WalRecycled,
-            false,
-        ) => {}
-        (PostgresFlaw::DiskFull, on) => server.set_disk_full(on),
     }
 }

@@ -1,9 +1,10 @@
 //! A cluster, its clients, its faults and its watchers, run from one plan and one seed.
 //!
-//! A run has five parts: the cluster is founded and comes up; the clients begin; the plan happens;
-//! a quorum alone recovers while the rest stays broken (where the mode promises that); everything
-//! heals, converges, and every acknowledged row is counted. Nothing here decides anything for the
-//! product, and nothing of the product knows that it is here.
+//! A run has five parts: the cluster is founded and comes up (or, where it begins unborn, is left to
+//! do so in the middle of the plan); the clients begin; the plan happens; a quorum alone recovers
+//! while the rest stays broken (where the mode promises that); everything heals, converges, and
+//! every acknowledged row is counted. Nothing here decides anything for the product, and nothing of
+//! the product knows that it is here.
 
 mod cluster;
 mod faults;
@@ -86,7 +87,7 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
 async fn live(world: &Arc<World>) -> Measured {
     world.start_everything();
     let watcher = madsim::task::spawn(watch(world.clone()));
-    let up = come_up(world).await;
+    let up = world.plan.cluster.unborn || come_up(world).await;
     let began = true_now();
     *lock(&world.began) = began;
     let mut measured = Measured { first_primary: world.primary(), ..Measured::default() };

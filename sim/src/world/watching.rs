@@ -215,6 +215,12 @@ impl Observer for MemberObserver {
     fn applied(&self, index: u64, command: &Command, applied: &Applied) {
         self.oracle.committed(self.node, index, command, applied);
     }
+
+    fn installed(&self, index: u64) {
+        self.oracle.mark(Sometimes::SnapshotInstalled);
+        let text = format_args!("a snapshot up to entry {index} was installed");
+        lock(&self.trace).push(true_now(), Some(self.node), Kind::Event, text);
+    }
 }
 
 /// Facts about servers, on their way to the oracle.
@@ -265,6 +271,9 @@ impl WorldWitness {
                     lost.len()
                 ),
             ),
+            Fact::CommitRefused { server, epoch } => {
+                trace.mix(at, *server, Duration::from_nanos(epoch.0), 1);
+            }
             Fact::TimelineCreated { server, birth, parent } => line(
                 *server,
                 format_args!(

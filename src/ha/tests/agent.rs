@@ -6,7 +6,7 @@ use super::fixtures::*;
 use crate::control::{Command, Mode, VacateReason};
 use crate::env::{Armed, Observation, Outcome, Process, Side, StartAs, StopHow};
 use crate::ha::{Action, Event, Finished, HeartbeatAnswer, RaftView, Role, Verb};
-use crate::ids::{Epoch, NodeId, Term};
+use crate::ids::{Epoch, Lsn, NodeId, Term};
 
 fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
     let view = RaftView { term: Term(1), leader: Some(NodeId(leader)), ..RaftView::default() };
@@ -292,4 +292,16 @@ fn a_stop_that_never_ends_is_cut_short_by_whoever_finds_it() {
     assert_eq!(bench.verbs(), []);
     bench.sees(2_211, stopping);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+/// A directory that was moved away must not say how far a new one has to be confirmed.
+#[test]
+fn the_tail_to_confirm_is_that_of_a_running_primary() {
+    let mut bench = leased_primary(100);
+    let mut down = bench.core.agent.seen().cloned().expect("it was looked at");
+    down.process = Process::Down { clean: true };
+    down.flushed = Some(Lsn(9_000));
+    down.admits = false;
+    bench.sees(120, down);
+    assert_eq!(bench.core.agent.tail, None);
 }

@@ -126,7 +126,9 @@ impl<D: Disk, Rt: AsyncRuntime + Send + Sync> RaftStateMachine<TypeConfig<Rt>> f
         let control = control::decode(&data).map_err(io::Error::other)?;
         let progress =
             Progress { last_applied: meta.last_log_id, membership: meta.last_membership.clone() };
-        self.advance(progress, control).await
+        self.advance(progress, control).await?;
+        self.observer.installed(meta.last_log_id.map_or(0, |last| last.index));
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
