@@ -13,6 +13,7 @@ use postgres_support::{With, eventually, pause, row, simulate, sync, upstream, w
 use sim::clock::{sleep, true_now};
 use sim::place::Place;
 use sim::postgres::WriteOutcome;
+use sim::scenario::PostgresFlaw;
 use sim::witness::Fact;
 
 const ACKNOWLEDGED: Option<WriteOutcome> = Some(WriteOutcome::Acknowledged);

@@ -250,7 +250,7 @@ fn a_standby_that_needs_recycled_log_stays_behind() {
         cluster.join(2, 1, 1).await;
         cluster.pg(2).stop(StopHow::Fast).await.unwrap();
         assert_eq!(write(&cluster.session(1).await, 1).await, ACKNOWLEDGED);
-        cluster.server(1).recycle_wal();
+        cluster.server(1).set_flaw(PostgresFlaw::WalRecycled, true);
         cluster.pg(2).start(&StartAs::Standby).await.unwrap();
         cluster.pg(2).follow(&upstream(1, 1)).await.unwrap();
         eventually("the standby is refused", || {

@@ -5,10 +5,10 @@
 //! them, and between two of them it grew by no more than the commands between them can give.
 //! Checked on every acknowledgement: the server holds the epoch it acknowledges in. Checked on
 //! every birth and every start as primary: a timeline with its birth epoch has one creator, one
-//! first position and one history, and nobody is primary of the cluster on record, in the epoch that
-//! put it there or a later one, nor acknowledges anything in any epoch, with another one's data. (A
-//! founder that froze before its birth was on record may wake up with a database of its own; it was
-//! never let in to, and is copied over.)
+//! first position and one history. Since the epoch that put a database on record nobody is primary
+//! with another one's data, and in no epoch does anybody acknowledge with them. (A founder that
+//! froze before its birth was on record may wake up with a database of its own; no client was ever
+//! let in to it, and it is set aside.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The rare states that show in what the oracle is told anyway.
 //!
-//! Others (a frozen host, a relayed renewal, an installed snapshot) only the world can see; it marks
-//! them itself.
+//! Others (a frozen host, a relayed renewal, an installed snapshot) only the world can see; it
+//! marks them itself.
 
 use std::collections::BTreeMap;
 
