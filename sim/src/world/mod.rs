@@ -2,9 +2,9 @@
 //!
 //! A run has five parts: the cluster is founded and comes up (or, where it begins unborn, is left
 //! to do so in the middle of the plan); the clients begin; the plan happens; a quorum alone
-//! recovers while the rest stays broken (where the mode promises that); everything heals, converges,
-//! and every acknowledged row is counted. Nothing here decides anything for the product, and nothing
-//! of the product knows that it is here.
+//! recovers while the rest stays broken (where the mode promises that); everything heals,
+//! converges, and every acknowledged row is counted. Nothing here decides anything for the product,
+//! and nothing of the product knows that it is here.
 
 mod cluster;
 mod faults;
