@@ -31,7 +31,7 @@
 //! 3. A failover needs two signals, a silent holder and standbys that do not hear its Postgres, and
 //!    begins with `Vacate`: renewals are refused from there on (`coordinator`).
 //! 4. Every member that applies it detaches its receiver *first* and reports where its log ends
-//!    *afterwards* (`desire::in_vacancy`, `step::note_detachment`), so that no position moves after
+//!    *afterwards* (`desire::in_vacancy`, `look::note_detachment`), so that no position moves after
 //!    it was counted.
 //! 5. `Elect` follows when the former holder is certainly harmless: it was seen to end; or, L5, so
 //!    many standbys of every recorded synchronous configuration have detached that it cannot gather
@@ -75,6 +75,7 @@ mod election;
 mod event;
 mod fencing;
 mod lease;
+mod look;
 mod membership;
 mod rejoin;
 mod report;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{Applied, Command, ControlState};
-use crate::env::{Armed, Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
+use crate::env::{Armed, Observation, Outcome, PostgresError, Process, StartAs, StopHow};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
@@ -22,15 +22,13 @@ use super::state::Core;
 use super::timers::Timer;
 
 /// The first wait after a failure; doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(100);
+pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(3);
 /// How long a member that does not lead may take to apply what the leader has applied.
 const SETTLE: Duration = Duration::from_millis(10);
 /// How long a proposal may be under way before its answer is taken for lost.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
-/// How long a look at Postgres may take before it is asked for again.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// So many heartbeats without an answer, and the next ones go through another member.
 const RELAY_AFTER: u32 = 2;
 
@@ -141,69 +139,6 @@ impl Core {
             }
             self.timers.set(Timer::CoordinatorReview, self.now);
         }
-    }
-
-    fn on_observed(&mut self, outcome: Outcome<Observation>, actions: &mut Vec<Action>) {
-        let Some(asked) = self.agent.looking_since.take() else { return };
-        match outcome {
-            Outcome::Done(observation) => self.take_observation(observation, asked, actions),
-            Outcome::Failed(_) | Outcome::Unknown => {
-                self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
-            }
-        }
-        if asked < self.agent.stale_before {
-            self.look(actions);
-        }
-    }
-
-    fn take_observation(
-        &mut self,
-        observation: Observation,
-        asked: Moment,
-        actions: &mut Vec<Action>,
-    ) {
-        // Of a process only: what its directory held before it was started may be another one.
-        let runs = observation.process == Process::Up && observation.side == Side::Primary;
-        let waits = runs && !observation.admits;
-        self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
-        let down = !observation.may_write();
-        self.agent.observe(observation, asked, self.now);
-        if down
-            && self.agent.busy.is_none()
-            && let Some(lease) = self.agent.lease
-            && !lease.covers(lease.epoch, self.now, &self.control.settings.timing)
-        {
-            actions.push(Action::DisarmGuard { epoch: lease.epoch });
-            self.agent.lease = None;
-            self.timers.clear(Timer::LeaseEnd);
-        }
-        self.note_detachment(actions);
-    }
-
-    /// The promise of a vacancy: nothing attached, nothing writable, and the position that follows
-    /// from it. Made from a look that began after the vacancy was known and after the last verb.
-    fn note_detachment(&mut self, actions: &mut Vec<Action>) {
-        let epoch = self.control.primacy.epoch;
-        let vacant = self.control.is_vacant() && epoch > Epoch::default();
-        if !vacant || self.agent.detached.is_some() || self.agent.busy.is_some() {
-            return;
-        }
-        let careless = self.sabotage.is(Saboteur::ElectWithoutDetaching)
-            || self.sabotage.is(Saboteur::ReportBeforeDetached);
-        let seen = if careless { self.agent.seen() } else { self.agent.fresh() };
-        let Some(seen) = seen else { return };
-        let attached = seen.receiver.is_some() || self.agent.following.is_some();
-        if seen.may_write() || (attached && !careless) {
-            return;
-        }
-        let promise = match (seen.system, seen.position()) {
-            (None, _) => None,
-            (Some(_), Some(position)) => Some(position),
-            // There are data, and only a recovery can tell where they end.
-            (Some(_), None) => return,
-        };
-        self.agent.detached = Some((epoch, promise));
-        self.send_heartbeat(actions);
     }
 
     fn on_verb_done(
@@ -526,17 +461,8 @@ impl Core {
         }
     }
 
-    fn look(&mut self, actions: &mut Vec<Action>) {
-        let under_way =
-            self.agent.looking_since.is_some_and(|since| self.now.since(since) < LOOK_LIMIT);
-        if !under_way {
-            self.agent.looking_since = Some(self.now);
-            actions.push(Action::Observe);
-        }
-    }
-
     /// L1: the instant of sending is noted before the message leaves. A relay only makes it older.
-    fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
         let Some(to) = self.heartbeat_target() else { return };
         let renew = self.is_holder().then_some(self.control.primacy.epoch);
         let report = Box::new(self.agent.report(self.me, &self.control, self.now));
@@ -556,7 +482,7 @@ impl Core {
         others.get(self.agent.relay_turn % others.len().max(1)).copied().or(leader)
     }
 
-    fn is_holder(&self) -> bool {
+    pub(super) fn is_holder(&self) -> bool {
         self.control.primacy.holder == Some(self.me)
     }
 

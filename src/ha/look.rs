@@ -1,0 +1,89 @@
+//! Looks at Postgres: asking for one, taking it in, and the promise that rests on one.
+
+use std::time::Duration;
+
+use crate::env::{Observation, Outcome, Process, Side};
+use crate::ids::{Epoch, Moment};
+use crate::sabotage::Saboteur;
+
+use super::action::Action;
+use super::state::Core;
+use super::step::RETRY_MIN;
+use super::timers::Timer;
+
+/// How long a look at Postgres may take before it is asked for again.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+impl Core {
+    pub(super) fn look(&mut self, actions: &mut Vec<Action>) {
+        let under_way =
+            self.agent.looking_since.is_some_and(|since| self.now.since(since) < LOOK_LIMIT);
+        if !under_way {
+            self.agent.looking_since = Some(self.now);
+            actions.push(Action::Observe);
+        }
+    }
+
+    pub(super) fn on_observed(&mut self, outcome: Outcome<Observation>, actions: &mut Vec<Action>) {
+        let Some(asked) = self.agent.looking_since.take() else { return };
+        match outcome {
+            Outcome::Done(observation) => self.take_observation(observation, asked, actions),
+            Outcome::Failed(_) | Outcome::Unknown => {
+                self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
+            }
+        }
+        if asked < self.agent.stale_before {
+            self.look(actions);
+        }
+    }
+
+    fn take_observation(
+        &mut self,
+        observation: Observation,
+        asked: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        // Of a process only: what its directory held before it was started may be another one.
+        let runs = observation.process == Process::Up && observation.side == Side::Primary;
+        let waits = runs && !observation.admits;
+        self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
+        let down = !observation.may_write();
+        self.agent.observe(observation, asked, self.now);
+        if down
+            && self.agent.busy.is_none()
+            && let Some(lease) = self.agent.lease
+            && !lease.covers(lease.epoch, self.now, &self.control.settings.timing)
+        {
+            actions.push(Action::DisarmGuard { epoch: lease.epoch });
+            self.agent.lease = None;
+            self.timers.clear(Timer::LeaseEnd);
+        }
+        self.note_detachment(actions);
+    }
+
+    /// The promise of a vacancy: nothing attached, nothing writable, and the position that follows
+    /// from it. Made from a look that began after the vacancy was known and after the last verb.
+    pub(super) fn note_detachment(&mut self, actions: &mut Vec<Action>) {
+        let epoch = self.control.primacy.epoch;
+        let vacant = self.control.is_vacant() && epoch > Epoch::default();
+        if !vacant || self.agent.detached.is_some() || self.agent.busy.is_some() {
+            return;
+        }
+        let careless = self.sabotage.is(Saboteur::ElectWithoutDetaching)
+            || self.sabotage.is(Saboteur::ReportBeforeDetached);
+        let seen = if careless { self.agent.seen() } else { self.agent.fresh() };
+        let Some(seen) = seen else { return };
+        let attached = seen.receiver.is_some() || self.agent.following.is_some();
+        if seen.may_write() || (attached && !careless) {
+            return;
+        }
+        let promise = match (seen.system, seen.position()) {
+            (None, _) => None,
+            (Some(_), Some(position)) => Some(position),
+            // There are data, and only a recovery can tell where they end.
+            (Some(_), None) => return,
+        };
+        self.agent.detached = Some((epoch, promise));
+        self.send_heartbeat(actions);
+    }
+}
