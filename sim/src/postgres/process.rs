@@ -75,8 +75,8 @@ impl Server {
         state.dark = false;
         state.check_can_start(how)?;
         let generation = core.host.start(ProcessKind::Postgres);
-        let slow_start = state.flaws.slowness(PostgresFlaw::SlowStart);
-        let directory = state.directory.as_mut().expect("the check asks for a directory");
+        let State { directory, flaws, .. } = &mut *state;
+        let directory = directory.as_mut().expect("the check asks for a directory");
         let (side, epoch, sync) = match how {
             StartAs::Primary { epoch, sync } => (Side::Primary, *epoch, sync.clone()),
             StartAs::Standby => (Side::Standby, Epoch::default(), SyncNames::default()),
@@ -92,7 +92,8 @@ impl Server {
         run.was_clean = directory.clean;
         run.starting.push(started);
         let wake = run.wake.clone();
-        let recovered_at = true_now() + slow_start + recovery_span(core, directory);
+        let slow_start = flaws.slowness(PostgresFlaw::SlowStart);
+        let recovered_at = true_now() + slow_start + recovery_span(core, directory, flaws);
         run.timers.add(recovered_at, Timer::Recovered);
         directory.clean = false;
         directory.ever_started = true;
@@ -131,13 +132,14 @@ impl State {
 }
 
 /// How long a start takes: after a crash the log has to be read.
-fn recovery_span(core: &Core, directory: &Directory) -> Duration {
+fn recovery_span(core: &Core, directory: &Directory, flaws: &Flaws) -> Duration {
     let start = core.stream.long_tail(Duration::from_millis(110), Duration::from_millis(900));
     if directory.clean {
         return start;
     }
     let redo = Duration::from_micros((directory.log_bytes() / 20).min(1_500_000));
-    start + core.stream.long_tail(Duration::from_millis(60) + redo, Duration::from_secs(5))
+    let much = flaws.slowness(PostgresFlaw::SlowRecovery) * 5;
+    start + much + core.stream.long_tail(Duration::from_millis(60) + redo, Duration::from_secs(5))
 }
 
 /// The process itself.

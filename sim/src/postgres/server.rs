@@ -147,7 +147,11 @@ impl Server {
             PostgresFlaw::WalRecycled
             | PostgresFlaw::SlowStop
             | PostgresFlaw::StopHangs
+            | PostgresFlaw::StopFails
             | PostgresFlaw::SlowStart
+            | PostgresFlaw::SlowRecovery
+            | PostgresFlaw::LookFails
+            | PostgresFlaw::InitialiseFails
             | PostgresFlaw::ReplayStuck
             | PostgresFlaw::RewindFails
             | PostgresFlaw::CloneFails

@@ -35,6 +35,9 @@ pub(super) async fn initialise(server: &Server, epoch: Epoch) -> Result<SystemId
     if tool.core.state().directory.is_some() {
         return Err(PostgresError::Permanent("the data directory is not empty".to_owned()));
     }
+    if tool.core.state().flaws.has(PostgresFlaw::InitialiseFails) {
+        return Err(PostgresError::Permanent("initdb: permission denied".to_owned()));
+    }
     tool.work_for(Duration::from_millis(600), Duration::from_secs(3)).await?;
     let system = SystemId(tool.core.stream.next_u64());
     tool.core.state().directory = Some(Directory::new(system, epoch));

@@ -86,6 +86,9 @@ impl Postgres for SimPostgres {
         }
         let mut state = core.state();
         state.dark = false;
+        if state.flaws.has(PostgresFlaw::LookFails) {
+            return Err(PostgresError::Transient("too many clients already".to_owned()));
+        }
         let process = core.process(&state);
         Ok(look(&mut state, process))
     }
@@ -148,6 +151,9 @@ impl Postgres for SimPostgres {
         {
             let mut state = core.state();
             state.dark = false;
+            if state.flaws.has(PostgresFlaw::StopFails) {
+                return Err(PostgresError::Transient("the stop could not be begun".to_owned()));
+            }
             state.end_tool();
             let Some(run) = &mut state.running else { return Ok(()) };
             run.stop_waiters.push(gone_send);

@@ -233,8 +233,16 @@ pub enum PostgresFlaw {
     SlowStop,
     /// A planned stop never ends.
     StopHangs,
+    /// A stop fails at once, and nothing is stopped.
+    StopFails,
     /// A start takes very long.
     SlowStart,
+    /// A start after a crash takes longer still: there is much to recover.
+    SlowRecovery,
+    /// Every look at the server fails; it serves as before.
+    LookFails,
+    /// No database can be created.
+    InitialiseFails,
     /// The walsenders send nothing while the connections stay.
     WalsenderStuck,
     /// A standby's replay waits, as for a long query, while it goes on to receive and to confirm.
@@ -345,6 +353,8 @@ names!(Answer, "answer": Done = "done", Refused = "refused", Any = "any");
 names!(
     PostgresFlaw, "flaw": Hang = "postgres-hang", SlowStop = "postgres-slow-stop",
     StopHangs = "postgres-stop-hangs", SlowStart = "postgres-slow-start",
+    StopFails = "postgres-stop-fails", SlowRecovery = "postgres-slow-recovery",
+    LookFails = "postgres-look-fails", InitialiseFails = "initialise-fails",
     WalsenderStuck = "walsender-stuck", ReplayStuck = "replay-stuck",
     RewindFails = "rewind-fails", CloneFails = "clone-fails",
     WalRecycled = "wal-recycled", DiskFull = "postgres-disk-full",

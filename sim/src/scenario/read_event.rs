@@ -14,7 +14,7 @@ use super::target::{Side, Target};
 use super::text::{BadInput, Fields, Item, Span, Value, parse_duration};
 
 /// Every fault's name in files.
-pub(super) const FAULTS: [&str; 28] = [
+pub(super) const FAULTS: [&str; 32] = [
     "partition",
     "loss",
     "delay",
@@ -34,7 +34,11 @@ pub(super) const FAULTS: [&str; 28] = [
     "postgres-hang",
     "postgres-slow-stop",
     "postgres-stop-hangs",
+    "postgres-stop-fails",
     "postgres-slow-start",
+    "postgres-slow-recovery",
+    "postgres-look-fails",
+    "initialise-fails",
     "walsender-stuck",
     "replay-stuck",
     "rewind-fails",
