@@ -57,6 +57,7 @@ saboteurs! {
     LeadershipStaysOnPrimary,
     NeverElect,
     ReportBeforeDetached,
+    HandOverUnclean,
 }
 
 /// The switch: at most one rule is broken at a time.

@@ -201,6 +201,11 @@ pub struct Observation {
     pub replayed: Option<Lsn>,
     /// The receiver, where one is attached.
     pub receiver: Option<ReceiverState>,
+    /// Why the upstream that this server was told to follow will never stream to it, in its own
+    /// words: the log that is needed was removed, or this server's position is not in its history.
+    /// `None` while it streams, and while it does not only because the upstream is out of reach,
+    /// starting up, or not a primary: waiting helps there, and a copy would not.
+    pub starved: Option<String>,
     /// The standbys attached to this server.
     pub streams: Vec<StreamState>,
     /// The synchronous configuration in force: every walsender obeys it.

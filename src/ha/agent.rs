@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::ControlState;
-use crate::env::{Observation, Process};
+use crate::env::{Observation, Process, StopHow};
 use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
 
 use super::action::Verb;
 use super::lease::Lease;
-use super::report::{ReceiverReport, Report};
+use super::report::{ReceiverReport, Report, report_limit};
 use super::role::Role;
 
 /// How long a server may not answer before it is ended: longer than a busy moment, far shorter
@@ -22,8 +22,9 @@ pub(super) const HUNG_LIMIT: Duration = Duration::from_millis(1_000);
 pub(super) const RESTARTS_MAX: usize = 3;
 /// See [`RESTARTS_MAX`].
 pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(60);
-/// How long a member counts as heard.
-const HEARD_LIMIT: Duration = Duration::from_secs(1);
+/// How long an upstream has to insist that it will never stream before its word is acted on: a
+/// copy of everything is dear, and what a server says in the middle of a change may not last.
+const STARVED_LIMIT: Duration = Duration::from_secs(5);
 
 /// A verb under way.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Agent {
     pub(super) observed: Option<(Observation, Moment)>,
     /// A look under way.
     pub(super) looking_since: Option<Moment>,
+    /// Since when every look has failed.
+    pub(super) blind_since: Option<Moment>,
     /// Looks that were asked for before this instant may show what is no longer so.
     pub(super) stale_before: Moment,
     /// The lease in force: the guard is armed for it.
@@ -49,9 +52,11 @@ pub(super) struct Agent {
     pub(super) busy: Option<Busy>,
     /// Whom Postgres was last told to follow.
     pub(super) following: Option<(NodeId, Epoch)>,
-    /// Since when it should stream and does not.
-    pub(super) dry_since: Option<Moment>,
-    /// Since when the server of a leased holder is not up.
+    /// Since when its upstream says that it will never stream to it.
+    starving_since: Option<Moment>,
+    /// What the upstream said, once that is more than a moment's state: only a copy helps.
+    pub(super) starved: Option<String>,
+    /// Since when the server of a holder that had a lease is not up.
     pub(super) not_up_since: Option<Moment>,
     /// Since when the server does not answer.
     pub(super) hung_since: Option<Moment>,
@@ -61,9 +66,13 @@ pub(super) struct Agent {
     pub(super) restarts: Vec<Moment>,
     /// Before this instant nothing that failed is tried again.
     pub(super) retry_at: Moment,
+    /// Before this instant no stop is tried again.
+    pub(super) stop_again_at: Moment,
+    /// A planned stop was cut short, so that only a recovery can tell where the log ends.
+    pub(super) cut_short: bool,
     /// How often in a row something failed.
     pub(super) failures: u32,
-    /// A rewind failed for good, or streaming never begins: only a copy helps.
+    /// A rewind or a start failed for good: only a copy helps.
     pub(super) needs_clone: bool,
     /// The proposal under way.
     pub(super) proposal: Option<(ActionId, Moment)>,
@@ -76,8 +85,8 @@ pub(super) struct Agent {
     pub(super) unanswered: u32,
     /// Whose turn it is to relay.
     pub(super) relay_turn: usize,
-    /// Whether the leader has heard from a running primary lately.
-    pub(super) primary_is_up: bool,
+    /// The log that only this directory was seen to have, from where to where.
+    pub(super) diverged: Option<(Lsn, Lsn)>,
     /// When members were last heard.
     pub(super) heard: BTreeMap<NodeId, Moment>,
     /// What keeps this member from doing what the control state asks of it.
@@ -91,16 +100,20 @@ impl Agent {
         Self {
             observed: None,
             looking_since: None,
+            blind_since: None,
             stale_before: Moment::default(),
             lease: None,
             busy: None,
             following: None,
-            dry_since: None,
+            starving_since: None,
+            starved: None,
             not_up_since: None,
             hung_since: None,
             stopping_since: None,
             restarts: Vec::new(),
             retry_at: Moment::default(),
+            stop_again_at: Moment::default(),
+            cut_short: false,
             failures: 0,
             needs_clone: false,
             proposal: None,
@@ -108,7 +121,7 @@ impl Agent {
             tail: None,
             unanswered: 0,
             relay_turn: 0,
-            primary_is_up: false,
+            diverged: None,
             heard: BTreeMap::new(),
             trouble: None,
             role: Role::Idle,
@@ -140,9 +153,28 @@ impl Agent {
         if matches!(observation.process, Process::Down { .. }) {
             self.following = None;
         }
-        let dry = self.following.is_some() && observation.receiver.is_none();
-        self.dry_since = dry.then(|| self.dry_since.unwrap_or(now));
+        self.blind_since = None;
+        self.note_starvation(&observation, now);
         self.observed = Some((observation, asked));
+    }
+
+    /// Silence is no reason for a copy, however long it lasts: a standby that is cut off, or whose
+    /// primary is away, is as good as it was.
+    fn note_starvation(&mut self, observation: &Observation, now: Moment) {
+        let said = observation.starved.as_ref();
+        self.starving_since = said.map(|_| self.starving_since.unwrap_or(now));
+        if self.starving_since.is_some_and(|since| now.since(since) >= STARVED_LIMIT) {
+            self.starved = said.cloned();
+        }
+        if observation.receiver.is_some() {
+            self.starved = None;
+            self.needs_clone = false;
+        }
+    }
+
+    /// Whether Postgres cannot be looked at, for longer than a busy moment.
+    pub(super) fn is_blind(&self, now: Moment) -> bool {
+        self.blind_since.is_some_and(|since| now.since(since) >= HUNG_LIMIT)
     }
 
     /// A stop has returned: whatever the last look saw, no process exists any more.
@@ -153,6 +185,13 @@ impl Agent {
             observation.flushed = None;
             observation.receiver = None;
         }
+    }
+
+    /// An immediate stop begins: where it cuts a planned one short, that is worth knowing.
+    pub(super) fn note_cut_short(&mut self) {
+        let planned = Verb::Stop(StopHow::Fast);
+        let stopping = self.seen().is_some_and(|seen| seen.process == Process::Stopping);
+        self.cut_short |= stopping || self.busy.as_ref().is_some_and(|busy| busy.verb == planned);
     }
 
     /// Forgets crashes that are too long ago to count.
@@ -177,11 +216,14 @@ impl Agent {
             position: promise.map_or(position, |(_, promised)| promised),
             replayed: seen
                 .and_then(|o| Some(WalPosition { flushed: o.replayed?, ..o.position()? })),
-            receiver: seen.and_then(|o| o.receiver).map(|receiver| ReceiverReport {
-                upstream: receiver.upstream,
-                epoch: receiver.epoch,
-                silent_ms: u64::try_from(receiver.silent_for.as_millis()).unwrap_or(u64::MAX),
-            }),
+            // Who cannot look vouches for nobody.
+            receiver: seen.filter(|_| !self.is_blind(now)).and_then(|o| o.receiver).map(
+                |receiver| ReceiverReport {
+                    upstream: receiver.upstream,
+                    epoch: receiver.epoch,
+                    silent_ms: u64::try_from(receiver.silent_for.as_millis()).unwrap_or(u64::MAX),
+                },
+            ),
             detached: promise.map(|(epoch, _)| epoch),
             streams: seen.map(|o| o.streams.clone()).unwrap_or_default(),
             sync: seen.map(|o| o.sync.clone()).unwrap_or_default(),
@@ -192,7 +234,7 @@ impl Agent {
             hears: self
                 .heard
                 .iter()
-                .filter(|(_, at)| now.since(**at) < HEARD_LIMIT)
+                .filter(|(_, at)| now.since(**at) < report_limit(&control.settings.timing))
                 .map(|(node, _)| *node)
                 .collect(),
             trouble: self.trouble.clone(),

@@ -7,22 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::control::{Command, ControlState, Handover, HandoverKind, OrderOutcome, VacateReason};
-use crate::env::{Process, Side};
+use crate::env::Side;
 use crate::ids::{Epoch, Moment, NodeId, Term, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::election::{Ballot, Obstacle};
 use super::event::RequestId;
 use super::lease::LeaseLedger;
-use super::report::Report;
+use super::report::{Report, report_limit};
 use super::sync::SyncWatch;
 
-/// How long a report speaks for a member. Three lost heartbeats in a row are not yet a death.
-pub(super) const REPORT_LIMIT: Duration = Duration::from_millis(1_000);
 /// How long a handover may take before its order is refused, beyond the planned stop.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(8);
 /// The same, for one that an operator forces and that lacks evidence.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the first holder may take to create the database and to start it. One that cannot must
+/// not keep the others from it.
+const FOUNDING_LIMIT: Duration = Duration::from_secs(20);
 /// The part of `max_lag` by which the primary advances before its position is noted.
 const PROGRESS_DIVISOR: u64 = 4;
 
@@ -138,21 +139,11 @@ impl Coordinator {
         self.seen.insert(report.node, Seen { report, at: now });
     }
 
-    /// Whether a running primary was heard lately.
-    pub(super) fn primary_is_up(&self, now: Moment, control: &ControlState) -> bool {
-        let holder = control.primacy.holder.and_then(|holder| self.seen.get(&holder));
-        holder.is_some_and(|seen| {
-            now.since(seen.at) <= REPORT_LIMIT
-                && seen.report.side == Side::Primary
-                && seen.report.process == Process::Up
-        })
-    }
-
     /// The members that are alive, by their last reports.
-    pub(super) fn alive(&self, now: Moment) -> BTreeMap<NodeId, Report> {
+    pub(super) fn alive(&self, now: Moment, control: &ControlState) -> BTreeMap<NodeId, Report> {
         self.seen
             .iter()
-            .filter(|(_, seen)| now.since(seen.at) <= REPORT_LIMIT)
+            .filter(|(_, seen)| now.since(seen.at) <= report_limit(&control.settings.timing))
             .map(|(node, seen)| (*node, seen.report.clone()))
             .collect()
     }
@@ -177,7 +168,11 @@ impl Coordinator {
         if let Some(why) = self.why_vacate(now, control, holder, sabotage) {
             return Some(Command::Vacate { epoch: control.primacy.epoch, why });
         }
-        let report = &self.seen.get(&holder).filter(|s| now.since(s.at) <= REPORT_LIMIT)?.report;
+        let report = &self
+            .seen
+            .get(&holder)
+            .filter(|s| now.since(s.at) <= report_limit(&control.settings.timing))?
+            .report;
         if let Some(command) = self.sync.next_step(now, control, report, sabotage) {
             return Some(command);
         }
@@ -194,7 +189,7 @@ impl Coordinator {
             return None;
         }
         let wait = control.settings.timing.lease_wait(control.settings.longest_lease_ms);
-        let mut alive = self.alive(now);
+        let mut alive = self.alive(now, control);
         self.drop_the_silent(control, &mut alive);
         let ballot = Ballot {
             now,
@@ -249,9 +244,10 @@ impl Coordinator {
         if control.settings.paused || !self.someone_else_could(now, control, holder) {
             return None;
         }
-        let promote_limit = Duration::from_millis(timing.promote_ms);
+        let promotion = Duration::from_millis(timing.promote_ms);
+        let limit = if control.is_born() { promotion } else { promotion.max(FOUNDING_LIMIT) };
         let born = control.timelines.contains_key(&control.primacy.epoch);
-        if !born && control.is_born() && now.since(self.given_at) > promote_limit {
+        if !born && now.since(self.given_at) > limit {
             return Some(VacateReason::NotPromoted);
         }
         let suspect = Duration::from_millis(timing.suspect_ms);
@@ -278,7 +274,7 @@ impl Coordinator {
     fn someone_else_could(&self, now: Moment, control: &ControlState, holder: NodeId) -> bool {
         self.seen.iter().any(|(node, seen)| {
             *node != holder
-                && now.since(seen.at) <= REPORT_LIMIT
+                && now.since(seen.at) <= report_limit(&control.settings.timing)
                 && control.is_candidate(*node)
                 && (seen.report.has_data || !control.is_born())
         })
@@ -330,7 +326,11 @@ impl Coordinator {
             return obstacle.to_string();
         }
         let Some(to) = handover.to else { return "no standby was ready in time".into() };
-        let Some(seen) = self.seen.get(&to).filter(|s| now.since(s.at) <= REPORT_LIMIT) else {
+        let Some(seen) = self
+            .seen
+            .get(&to)
+            .filter(|s| now.since(s.at) <= report_limit(&control.settings.timing))
+        else {
             return format!("{to} does not answer");
         };
         match (self.primary_position, seen.report.position) {

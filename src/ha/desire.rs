@@ -5,23 +5,23 @@
 
 use std::time::Duration;
 
-use crate::control::{Command, ControlState, HandoverKind, MemberKind, Mode, VacateReason};
+use crate::control::{
+    Command, ControlState, Handover, HandoverKind, MemberKind, OrderOutcome, VacateReason,
+};
 use crate::env::{Observation, Process, Side, StartAs, StopHow, SyncNames, Upstream};
-use crate::ids::{Epoch, Moment, NodeId};
+use crate::ids::{CommandId, Epoch, Moment, NodeId};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
 use super::agent::{Agent, HUNG_LIMIT};
+use super::fencing::is_strangers;
+use super::patience::out_of_patience;
 use super::rejoin::{Relation, compare};
 
 /// How soon Postgres is looked at again while something is awaited from it.
 const LOOK_SOON: Duration = Duration::from_millis(20);
 /// The same, where nothing hurries.
 const LOOK_LATER: Duration = Duration::from_millis(100);
-/// How long a standby may fail to stream before its data are copied anew.
-pub(super) const DRY_LIMIT: Duration = Duration::from_secs(15);
-/// In quorum-sync a failover loses nothing, so a restart in place is not waited for as long.
-const QUORUM_RESTART_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// The next thing to do.
 #[derive(Debug, PartialEq)]
@@ -60,6 +60,10 @@ impl Situation<'_> {
         match primacy.holder {
             _ if primacy.epoch == Epoch::default() => self.before_genesis(),
             Some(holder) if holder == self.me => self.as_holder(primacy.epoch),
+            _ if is_strangers(self.agent, self.control) => Desire::Trouble(
+                "its data directory belongs to another cluster; move it away, and a copy is made"
+                    .into(),
+            ),
             Some(holder) => self.behind_holder(holder, primacy.epoch),
             None => self.in_vacancy(),
         }
@@ -71,7 +75,8 @@ impl Situation<'_> {
         match (retired, running) {
             (true, true) => Desire::Do(Verb::Stop(StopHow::Fast)),
             (true, false) => Desire::Trouble("was removed from the cluster".into()),
-            (false, _) => Desire::Rest,
+            // A machine that waits to be admitted is told what will stand in the way.
+            (false, _) => self.before_genesis(),
         }
     }
 
@@ -124,8 +129,8 @@ impl Situation<'_> {
     }
 
     fn bring_up(&self, epoch: Epoch, side: Side) -> Desire {
-        if self.switchover_from(epoch) {
-            return Desire::Propose(Command::Release { epoch, why: VacateReason::Operator });
+        if let Some(handover) = self.switchover_from(epoch) {
+            return Desire::Propose(self.hand_over(epoch, handover.id));
         }
         let was_primary = side == Side::Primary && self.agent.born() == Some(epoch);
         if !was_primary {
@@ -141,6 +146,18 @@ impl Situation<'_> {
             Some(sync) => Desire::Do(Verb::Start(StartAs::Primary { epoch, sync })),
             None => Desire::Rest,
         }
+    }
+
+    /// A switchover loses nothing, in any mode. What only this member has would be lost by it where
+    /// the shutdown was not clean and nobody was waited for; then it comes back itself instead.
+    fn hand_over(&self, epoch: Epoch, id: CommandId) -> Command {
+        let clean = self.seen.process == Process::Down { clean: true };
+        let confirmed = self.control.sync.configs.iter().all(|config| config.confirmations > 0);
+        if clean || confirmed || self.sabotage.is(Saboteur::HandOverUnclean) {
+            return Command::Release { epoch, why: VacateReason::Operator };
+        }
+        let why = format!("{} did not shut down cleanly, and stays primary", self.me);
+        Command::EndHandover { id, outcome: OrderOutcome::Refused(why) }
     }
 
     fn keep_primary(&self, epoch: Epoch) -> Desire {
@@ -160,8 +177,8 @@ impl Situation<'_> {
                 Desire::Look(LOOK_SOON)
             };
         }
-        if self.switchover_from(epoch) {
-            return if self.successor_is_ready() {
+        if let Some(handover) = self.switchover_from(epoch) {
+            return if self.successor_is_ready(handover.to) {
                 Desire::Do(Verb::Stop(StopHow::Fast))
             } else {
                 Desire::Look(LOOK_SOON)
@@ -185,13 +202,12 @@ impl Situation<'_> {
         confirmed.count() >= target.confirmations as usize
     }
 
-    fn successor_is_ready(&self) -> bool {
-        let Some(handover) = &self.control.handover else { return false };
+    fn successor_is_ready(&self, wanted: Option<NodeId>) -> bool {
         let Some(end) = self.seen.flushed else { return false };
         let max_lag = self.control.settings.max_lag_bytes;
         self.seen.streams.iter().any(|stream| {
             stream.epoch == self.control.primacy.epoch
-                && handover.to.is_none_or(|to| to == stream.node)
+                && wanted.is_none_or(|to| to == stream.node)
                 && self.control.is_candidate(stream.node)
                 && end.ahead_of(stream.flushed) <= max_lag
         })
@@ -214,10 +230,8 @@ impl Situation<'_> {
             let builds = self.sabotage.is(Saboteur::InitialiseOverRecord) && epoch > Epoch(1);
             return Desire::Do(if builds { Verb::Initialise } else { Verb::Clone(upstream) });
         }
-        if self.is_foreign() {
-            return self.handle_foreign(upstream);
-        }
-        if self.agent.needs_clone {
+        // What this cluster's own first start left behind, which is set aside.
+        if self.is_foreign() || self.agent.needs_clone || self.agent.starved.is_some() {
             return self.when_down(Verb::Clone(upstream));
         }
         let relation =
@@ -230,6 +244,9 @@ impl Situation<'_> {
             Relation::Diverged { .. } => self.when_down(Verb::Rewind(upstream)),
             Relation::Unrelated => self.when_down(Verb::Clone(upstream)),
             Relation::Unknown => match self.seen.process {
+                // It was up, and its planned stop did not end. To recover it so as to measure it
+                // once more would only lead to the same stop; a rewind recovers first by itself.
+                Process::Down { .. } if self.agent.cut_short => Desire::Do(Verb::Rewind(upstream)),
                 Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
                 Process::Starting | Process::Up | Process::Stopping | Process::Hung => {
                     Desire::Look(LOOK_LATER)
@@ -250,20 +267,6 @@ impl Situation<'_> {
                 Desire::Rest
             }
         }
-    }
-
-    /// Somebody else's data. What this cluster's own first start left behind may be set aside; any
-    /// other database is the operator's to judge.
-    fn handle_foreign(&self, upstream: Upstream) -> Desire {
-        let first = self.control.timelines.keys().next().copied().unwrap_or_default();
-        let ours = self.agent.born().is_some_and(|born| born > Epoch::default() && born < first);
-        if ours && self.seen.history.len() == 1 {
-            return self.when_down(Verb::Clone(upstream));
-        }
-        Desire::Trouble(
-            "its data directory belongs to another cluster; move it away, and a copy is made"
-                .into(),
-        )
     }
 
     /// Detach first, then report: nothing is decided from a position that still moves.
@@ -324,12 +327,7 @@ impl Situation<'_> {
     }
 
     fn out_of_patience(&self) -> bool {
-        let settings = &self.control.settings;
-        let mut limit = Duration::from_millis(settings.timing.restart_ms);
-        if settings.mode == Mode::QuorumSync {
-            limit = limit.min(QUORUM_RESTART_LIMIT);
-        }
-        self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit)
+        out_of_patience(self.agent, self.control, self.now)
     }
 
     fn release(&self, epoch: Epoch, why: &str) -> Desire {
@@ -337,11 +335,9 @@ impl Situation<'_> {
         Desire::Propose(Command::Release { epoch, why })
     }
 
-    fn switchover_from(&self, epoch: Epoch) -> bool {
-        self.control
-            .handover
-            .as_ref()
-            .is_some_and(|h| h.from == epoch && h.kind == HandoverKind::Switchover)
+    fn switchover_from(&self, epoch: Epoch) -> Option<&Handover> {
+        let handover = self.control.handover.as_ref()?;
+        (handover.from == epoch && handover.kind == HandoverKind::Switchover).then_some(handover)
     }
 
     fn is_foreign(&self) -> bool {

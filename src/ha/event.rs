@@ -125,9 +125,6 @@ pub struct HeartbeatAnswer {
     pub leader: Option<NodeId>,
     /// The epoch that was renewed, if one was.
     pub renewed: Option<Epoch>,
-    /// Whether the leader has heard from a running primary lately: a standby that does not stream
-    /// although its primary runs has a problem of its own.
-    pub primary_is_up: bool,
     /// For how long, from the moment the request was sent, in milliseconds.
     pub lease_ms: u64,
 }
@@ -136,7 +133,7 @@ impl HeartbeatAnswer {
     /// The answer of a member that grants nothing.
     #[must_use]
     pub fn nothing(leader: Option<NodeId>) -> Self {
-        Self { leader, renewed: None, primary_is_up: false, lease_ms: 0 }
+        Self { leader, renewed: None, lease_ms: 0 }
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn must_fence(
     if sabotage.is(Saboteur::ManagerNeverFences) {
         return None;
     }
-    let epoch = writable_epoch(agent)?;
+    let epoch = writable_epoch(agent, control)?;
     let primacy = &control.primacy;
     if primacy.epoch != epoch {
         return Some(format!("its primacy was {epoch}, and {} is the present one", primacy.epoch));
@@ -45,8 +45,24 @@ pub(super) fn must_fence(
     }
 }
 
+/// Whether the directory is somebody else's database, which is neither used nor ended.
+///
+/// Nothing that this cluster made was born before its first epoch. What was born in a later one is
+/// its own as long as there is no record that says otherwise, and so is what a first start left
+/// behind that came to nothing.
+pub(super) fn is_strangers(agent: &Agent, control: &ControlState) -> bool {
+    let Some(seen) = agent.seen() else { return false };
+    let (Some(system), Some(born)) = (seen.system, agent.born()) else { return false };
+    if born == Epoch::default() || control.primacy.epoch == Epoch::default() {
+        return true;
+    }
+    let first = control.timelines.keys().next().copied().unwrap_or_default();
+    let left_behind = born < first && seen.history.len() == 1;
+    control.system.is_some_and(|known| known != system) && !left_behind
+}
+
 /// The epoch under which Postgres writes, or is about to; `None` where it certainly does not.
-fn writable_epoch(agent: &Agent) -> Option<Epoch> {
+fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Epoch> {
     if let Some(busy) = &agent.busy {
         match &busy.verb {
             Verb::Promote(_) | Verb::Start(StartAs::Primary { .. }) => return Some(busy.epoch),
@@ -63,5 +79,6 @@ fn writable_epoch(agent: &Agent) -> Option<Epoch> {
         }
     }
     let seen = agent.seen()?;
-    if seen.may_write() { Some(agent.born().unwrap_or_default()) } else { None }
+    let writes = seen.may_write() && !is_strangers(agent, control);
+    if writes { Some(agent.born().unwrap_or_default()) } else { None }
 }

@@ -19,6 +19,9 @@ impl Core {
         let under_way =
             self.agent.looking_since.is_some_and(|since| self.now.since(since) < LOOK_LIMIT);
         if !under_way {
+            if self.agent.looking_since.is_some() {
+                self.agent.blind_since.get_or_insert(self.now);
+            }
             self.agent.looking_since = Some(self.now);
             actions.push(Action::Observe);
         }
@@ -29,6 +32,8 @@ impl Core {
         match outcome {
             Outcome::Done(observation) => self.take_observation(observation, asked, actions),
             Outcome::Failed(_) | Outcome::Unknown => {
+                self.agent.blind_since.get_or_insert(self.now);
+                self.agent.trouble = Some("its Postgres cannot be looked at".into());
                 self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
             }
         }
@@ -49,6 +54,7 @@ impl Core {
         self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
         let down = !observation.may_write();
         self.agent.observe(observation, asked, self.now);
+        self.note_divergence();
         if down
             && self.agent.busy.is_none()
             && let Some(lease) = self.agent.lease

@@ -16,8 +16,9 @@ use super::event::RaftView;
 const MOVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a new primary has served before leadership is moved away from it.
 const SETTLED_FOR: Duration = Duration::from_secs(1);
-/// How lately a member was heard that leadership is handed to: two heartbeats and a bit.
-const HEARD_LATELY: Duration = Duration::from_millis(500);
+/// How lately a member was heard that leadership is handed to, where heartbeats are frequent; two
+/// and a half of them where they are not.
+const HEARD_LATELY_MIN: Duration = Duration::from_millis(500);
 /// How many entries a member may lack and still be handed leadership, or a vote.
 const BEHIND_MAX: u64 = 16;
 
@@ -37,9 +38,10 @@ pub(super) fn next_move(
         return None;
     }
     let near = |node: &NodeId| raft.behind.get(node).is_some_and(|lacks| *lacks <= BEHIND_MAX);
-    let heard = |node: &NodeId| {
-        coordinator.seen.get(node).is_some_and(|seen| now.since(seen.at) <= HEARD_LATELY)
-    };
+    let heartbeat = Duration::from_millis(control.settings.timing.heartbeat_ms);
+    let lately = HEARD_LATELY_MIN.max(heartbeat * 5 / 2);
+    let heard =
+        |node: &NodeId| coordinator.seen.get(node).is_some_and(|seen| now.since(seen.at) <= lately);
     if let Some(voters) = next_voters(me, control, raft, near) {
         return Some(Action::ChangeVoters { voters });
     }

@@ -77,6 +77,7 @@ mod fencing;
 mod lease;
 mod look;
 mod membership;
+mod patience;
 mod rejoin;
 mod report;
 mod role;

@@ -7,6 +7,8 @@ use crate::env::TimelineBirth;
 use crate::ids::Lsn;
 use crate::sabotage::{Sabotage, Saboteur};
 
+use super::state::Core;
+
 /// How a directory relates to the recorded history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
@@ -61,6 +63,36 @@ pub(super) fn compare(
                 Some(_) => Relation::Behind,
             }
         }
+    }
+}
+
+impl Core {
+    /// Remembers which log only this directory has, because it may not be seen any more when a copy
+    /// is about to replace it.
+    pub(super) fn note_divergence(&mut self) {
+        let Some(seen) = self.agent.seen() else { return };
+        let relation = compare(&seen.history, seen.flushed, &self.control.lineage, self.sabotage);
+        match (relation, seen.flushed) {
+            (Relation::Diverged { from }, Some(to)) => self.agent.diverged = Some((from, to)),
+            (Relation::Behind, _) => self.agent.diverged = None,
+            (Relation::Diverged { .. } | Relation::Unrelated | Relation::Unknown, _) => {}
+        }
+    }
+
+    /// I7: what the operator is told before a copy replaces the directory.
+    pub(super) fn what_a_copy_replaces(&self) -> Option<String> {
+        let newest = self.agent.seen()?.history.last()?;
+        let why = self.agent.starved.as_ref().map(|said| format!(" ({said})")).unwrap_or_default();
+        Some(match self.agent.diverged {
+            Some((from, to)) => format!(
+                "copying anew{why}: the log from {from} to {to} is only in the old directory, \
+                 which is set aside"
+            ),
+            None => format!(
+                "copying anew{why}: the old directory, on {} of {}, is set aside",
+                newest.timeline, newest.born
+            ),
+        })
     }
 }
 

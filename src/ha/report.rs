@@ -2,11 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::Timing;
 use crate::env::{Process, Side, StreamState, SyncNames, TimelineBirth};
 use crate::ids::{Epoch, NodeId, WalPosition};
+
+/// How many heartbeats in a row may be lost before a member counts as gone.
+const HEARTBEATS_LOST_MAX: u32 = 4;
+/// However short the heartbeats are: a pause of this length is no death.
+const REPORT_LIMIT_MIN: Duration = Duration::from_secs(1);
+
+/// How long a report speaks for a member.
+pub(super) fn report_limit(timing: &Timing) -> Duration {
+    let heartbeat = Duration::from_millis(timing.heartbeat_ms);
+    (heartbeat * (HEARTBEATS_LOST_MAX + 1)).max(REPORT_LIMIT_MIN)
+}
 
 /// A standby's receiver, in a form that can be sent: ages, not instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

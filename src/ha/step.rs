@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{Applied, Command, ControlState};
-use crate::env::{Armed, Observation, Outcome, PostgresError, Process, StartAs, StopHow};
+use crate::env::{Armed, Outcome, PostgresError, StartAs, StopHow};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
 use super::action::{Action, Verb};
 use super::agent::Busy;
 use super::coordinator::Coordinator;
-use super::desire::{DRY_LIMIT, Desire, Situation};
+use super::desire::{Desire, Situation};
 use super::event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
 use super::fencing::must_fence;
 use super::lease::Lease;
 use super::membership;
 use super::report::Report;
-use super::role::Role;
 use super::state::Core;
 use super::timers::Timer;
 
@@ -27,6 +26,9 @@ pub(super) const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 /// How long a member that does not lead may take to apply what the leader has applied.
 const SETTLE: Duration = Duration::from_millis(10);
+/// The wait after a stop that failed: short, because what must be ended may still write, and long
+/// enough that one which fails at once leaves room for anything else.
+const STOP_AGAIN: Duration = Duration::from_millis(50);
 /// How long a proposal may be under way before its answer is taken for lost.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
 /// So many heartbeats without an answer, and the next ones go through another member.
@@ -97,6 +99,8 @@ impl Core {
             self.agent.stale_before = self.now;
             self.agent.detached = None;
             self.agent.not_up_since = None;
+            // That was said by the primary before.
+            self.agent.starved = None;
             if self.is_holder() {
                 self.send_heartbeat(actions);
             }
@@ -163,12 +167,18 @@ impl Core {
     fn on_success(&mut self, busy: &Busy, finished: Finished, actions: &mut Vec<Action>) {
         self.agent.failures = 0;
         self.agent.trouble = None;
+        if matches!(busy.verb, Verb::Clone(_) | Verb::Rewind(_) | Verb::Start(_)) {
+            self.agent.cut_short = false;
+        }
         match &busy.verb {
             Verb::Follow(upstream) => {
                 self.agent.following = Some((upstream.node, upstream.epoch));
-                self.agent.dry_since = None;
             }
-            Verb::Clone(_) => self.agent.needs_clone = false,
+            Verb::Clone(_) => {
+                self.agent.needs_clone = false;
+                self.agent.starved = None;
+                self.agent.diverged = None;
+            }
             Verb::Start(StartAs::Primary { epoch, .. }) => {
                 self.agent.following = None;
                 self.rearm(*epoch, actions);
@@ -198,6 +208,10 @@ impl Core {
         }
         if matches!(busy.verb, Verb::Follow(_)) {
             self.agent.following = None;
+        }
+        if matches!(busy.verb, Verb::Stop(_)) {
+            self.agent.stop_again_at = self.now + STOP_AGAIN;
+            self.timers.set_no_later(Timer::AgentReview, self.agent.stop_again_at);
         }
         actions.push(Action::Say(format!("{} failed: {why}", busy.verb)));
         self.agent.trouble = Some(format!("{} failed: {why}", busy.verb));
@@ -241,7 +255,6 @@ impl Core {
             return;
         };
         self.agent.heard.insert(to, self.now);
-        self.agent.primary_is_up = answer.primary_is_up;
         let wanted = self.is_holder();
         if answer.renewed.is_some() || !wanted {
             self.agent.unanswered = 0;
@@ -276,10 +289,7 @@ impl Core {
             coordinator.renewals.insert(request, (node, epoch));
             actions.push(Action::ConfirmLeadership { request });
         } else {
-            let answer = HeartbeatAnswer {
-                primary_is_up: coordinator.primary_is_up(self.now, &self.control),
-                ..HeartbeatAnswer::nothing(Some(self.me))
-            };
+            let answer = HeartbeatAnswer::nothing(Some(self.me));
             actions.push(Action::AnswerHeartbeat { request, answer });
         }
     }
@@ -323,26 +333,29 @@ impl Core {
         }
     }
 
-    /// Fence first; then, if nothing is under way, the next thing that Postgres needs.
+    /// End what must be ended first; then, if nothing is under way, the next thing that Postgres
+    /// needs.
     fn review_agent(&mut self, actions: &mut Vec<Action>) {
-        if let Some(why) = must_fence(&self.agent, self.me, &self.control, self.now, self.sabotage)
-        {
-            actions.push(Action::Say(format!("fencing: {why}")));
-            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
-            return;
-        }
-        if self.switchover_stop_is_overdue() {
-            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
-            return;
-        }
-        if self.copies_in_a_vacancy() {
-            self.start_verb(Verb::Stop(StopHow::Immediate), actions);
+        self.note_availability();
+        let unfit = must_fence(&self.agent, self.me, &self.control, self.now, self.sabotage);
+        let why = unfit
+            .map(|why| format!("fencing: {why}"))
+            .or_else(|| self.why_cut_short())
+            .or_else(|| self.why_end_unseen());
+        if let Some(why) = why {
+            if self.now >= self.agent.stop_again_at {
+                actions.push(Action::Say(why));
+                self.start_verb(Verb::Stop(StopHow::Immediate), actions);
+            }
             return;
         }
         if self.agent.busy.is_some() || self.now < self.agent.retry_at {
             return;
         }
-        self.note_availability();
+        if let Some(command) = self.release_unseen() {
+            self.propose(command, actions);
+            return;
+        }
         let may_restart = self.agent.may_restart(self.now);
         let Some(seen) = self.agent.fresh() else { return };
         let situation = Situation {
@@ -365,36 +378,6 @@ impl Core {
         }
     }
 
-    fn note_availability(&mut self) {
-        let timing = &self.control.settings.timing;
-        let epoch = self.control.primacy.epoch;
-        let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
-        let up = self.agent.seen().is_some_and(|o| o.process == Process::Up);
-        self.agent.not_up_since =
-            (leased && !up).then(|| self.agent.not_up_since.unwrap_or(self.now));
-        if !self.agent.primary_is_up {
-            self.agent.dry_since = None;
-        }
-        if self.agent.dry_since.is_some_and(|since| self.now.since(since) > DRY_LIMIT) {
-            self.agent.needs_clone = true;
-            self.agent.dry_since = None;
-        }
-    }
-
-    /// A copy that is under way is worth less than this member's word in an election; cut short, it
-    /// leaves the directory as it was.
-    fn copies_in_a_vacancy(&self) -> bool {
-        let copies = self.agent.busy.as_ref().is_some_and(|b| matches!(b.verb, Verb::Clone(_)));
-        copies && self.control.is_vacant()
-    }
-
-    fn switchover_stop_is_overdue(&self) -> bool {
-        let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
-        self.agent.busy.as_ref().is_some_and(|busy| {
-            busy.verb == Verb::Stop(StopHow::Fast) && self.now.since(busy.since) > limit
-        })
-    }
-
     fn start_verb(&mut self, verb: Verb, actions: &mut Vec<Action>) {
         let id = self.next_action_id();
         let epoch = self.control.primacy.epoch;
@@ -404,16 +387,16 @@ impl Core {
                 let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
                 self.timers.set_no_later(Timer::AgentReview, self.now + limit);
             }
+            Verb::Stop(StopHow::Immediate) => self.agent.note_cut_short(),
+            Verb::Clone(_) => actions.extend(self.what_a_copy_replaces().map(Action::Say)),
             Verb::Initialise
-            | Verb::Clone(_)
             | Verb::Rewind(_)
             | Verb::Start(StartAs::Standby)
             | Verb::Promote(_)
             | Verb::Follow(_)
             | Verb::Detach
             | Verb::SetSync(_)
-            | Verb::Admit
-            | Verb::Stop(StopHow::Immediate) => {}
+            | Verb::Admit => {}
         }
         self.agent.busy = Some(Busy { id, verb: verb.clone(), epoch, since: self.now });
         actions.push(Action::Postgres { id, epoch, verb });
@@ -464,7 +447,7 @@ impl Core {
     /// L1: the instant of sending is noted before the message leaves. A relay only makes it older.
     pub(super) fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
         let Some(to) = self.heartbeat_target() else { return };
-        let renew = self.is_holder().then_some(self.control.primacy.epoch);
+        let renew = self.wants_lease().then_some(self.control.primacy.epoch);
         let report = Box::new(self.agent.report(self.me, &self.control, self.now));
         actions.push(Action::SendHeartbeat { to, sent: self.now, report, renew });
     }
@@ -484,43 +467,5 @@ impl Core {
 
     pub(super) fn is_holder(&self) -> bool {
         self.control.primacy.holder == Some(self.me)
-    }
-
-    /// The role follows from the facts; the table of legal edges says whether they make sense.
-    fn settle_role(&mut self, actions: &mut Vec<Action>) {
-        let next = self.role_by_facts();
-        let role = self.agent.role;
-        if next == role {
-            return;
-        }
-        assert!(role.may_become(next), "a {role} may not become {next}");
-        let epoch = self.control.primacy.epoch;
-        actions.push(Action::Say(format!("{role} -> {next} in {epoch}")));
-        self.agent.role = next;
-    }
-
-    fn role_by_facts(&self) -> Role {
-        let Some(member) = self.control.members.get(&self.me) else {
-            let retired = self.control.retired.contains(&self.me);
-            return if retired { Role::Removed } else { Role::Idle };
-        };
-        if member.kind == crate::control::MemberKind::Witness {
-            return Role::Witness;
-        }
-        let verb = self.agent.busy.as_ref().map(|busy| &busy.verb);
-        let writes = self.agent.seen().is_some_and(Observation::may_write);
-        match verb {
-            Some(Verb::Stop(StopHow::Immediate)) if writes => return Role::Fencing,
-            Some(Verb::Clone(_) | Verb::Rewind(_)) => return Role::Rejoining,
-            _ => {}
-        }
-        let primacy = &self.control.primacy;
-        match primacy.holder {
-            Some(holder) if holder == self.me && writes => Role::Primary,
-            Some(holder) if holder == self.me => Role::Preparing,
-            Some(_) => Role::Standby,
-            None if primacy.epoch == Epoch::default() => Role::Idle,
-            None => Role::Detached,
-        }
     }
 }

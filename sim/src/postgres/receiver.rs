@@ -30,6 +30,11 @@ impl Receiver {
         matches!(self.stream, Stream::Open(..))
     }
 
+    /// Why it will never stream, where its upstream has said so.
+    pub(super) fn starved(&self) -> Option<String> {
+        self.refusal.clone().filter(|_| self.for_good)
+    }
+
     /// Whether this is its connection.
     pub(super) fn is_on(&self, connection: u64) -> bool {
         self.stream.link().is_some_and(|link| link.number == connection)
@@ -71,6 +76,7 @@ impl Live<'_> {
             last_heard: self.now,
             last_reply: self.now,
             refusal: None,
+            for_good: false,
         });
         self.on_reconnect();
     }
@@ -124,12 +130,14 @@ impl Live<'_> {
         match message {
             Streamed::Accepted(history) => {
                 receiver.refusal = None;
+                receiver.for_good = false;
                 self.dir.know(&history);
                 receiver.stream = Stream::Open(link, history);
                 self.confirm();
             }
-            Streamed::Refused(why) => {
+            Streamed::Refused { why, for_good } => {
                 receiver.refusal = Some(why);
+                receiver.for_good = for_good;
                 self.reconnect_after(RECONNECT_AFTER_REFUSAL);
             }
             Streamed::Reset => self.reconnect_after(RECONNECT_AFTER),
@@ -160,6 +168,7 @@ impl Live<'_> {
             self.run.timers.add(deadline, Timer::Silence);
             return;
         }
+        receiver.for_good = false;
         hang_up(&receiver.stream);
         self.reconnect_after(RECONNECT_AFTER);
     }

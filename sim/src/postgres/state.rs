@@ -139,6 +139,8 @@ pub(super) struct Receiver {
     pub(super) last_reply: Duration,
     /// Why the upstream last refused.
     pub(super) refusal: Option<String>,
+    /// Whether that was its last word, and will not change.
+    pub(super) for_good: bool,
 }
 
 /// Where the receiver is.

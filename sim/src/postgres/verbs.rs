@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::control::{Control, Reply};
 use super::server::Server;
-use super::state::{Phase, State, Walsender};
+use super::state::{Phase, Receiver, State, Walsender};
 use super::tools;
 use super::wire::Input;
 use crate::clock::{sleep, true_now};
@@ -199,6 +199,7 @@ fn look(state: &mut State, process: Process) -> Observation {
         flushed: None,
         replayed: None,
         receiver: None,
+        starved: None,
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: false,
@@ -234,6 +235,7 @@ fn look(state: &mut State, process: Process) -> Observation {
             epoch: receiver.upstream.epoch,
             silent_for: true_now().saturating_sub(receiver.last_heard),
         });
+    seen.starved = run.receiver.as_ref().and_then(Receiver::starved);
     seen.streams = run.walsenders.values().filter(has_replied).map(stream_state).collect();
     seen.streams.sort_by_key(|stream| stream.node);
     seen.sync = run.sync.clone();

@@ -28,8 +28,8 @@ const STANDBY_SILENT_FOR_MAX: Duration = Duration::from_millis(2_500);
 
 impl Live<'_> {
     pub(super) fn on_attach(&mut self, link: Link, hello: Hello) {
-        if let Err(why) = self.check_attach(&hello) {
-            link.stream(Streamed::Refused(why));
+        if let Err((why, for_good)) = self.check_attach(&hello) {
+            link.stream(Streamed::Refused { why, for_good });
             return;
         }
         let before: Vec<u64> = self
@@ -141,19 +141,21 @@ impl Live<'_> {
         }
     }
 
-    fn check_attach(&self, hello: &Hello) -> Result<(), String> {
+    /// Why a standby is refused, and whether that will not change.
+    fn check_attach(&self, hello: &Hello) -> Result<(), (String, bool)> {
         if self.run.phase != Phase::Up {
-            return Err("the database system is not accepting connections".to_owned());
+            return Err(("the database system is not accepting connections".to_owned(), false));
         }
         if self.run.side == Side::Standby {
-            return Err("a standby feeds no standbys".to_owned());
+            return Err(("a standby feeds no standbys".to_owned(), false));
         }
         if hello.system != self.dir.system {
-            return Err(format!(
+            let why = format!(
                 "database system identifier differs: {} and {}",
                 hello.system, self.dir.system
-            ));
+            );
+            return Err((why, true));
         }
-        self.dir.can_continue(hello.timeline, hello.start)
+        self.dir.can_continue(hello.timeline, hello.start).map_err(|why| (why, true))
     }
 }

@@ -117,8 +117,8 @@ pub(super) struct Hello {
 pub(super) enum Streamed {
     /// Streaming begins; these are the upstream's timelines.
     Accepted(Vec<TimelineBirth>),
-    /// Streaming is refused.
-    Refused(String),
+    /// Streaming is refused, by a server that will not change its mind where it is `for_good`.
+    Refused { why: String, for_good: bool },
     /// A batch of the log.
     Wal(Arc<[Record]>),
     /// The upstream lives and has nothing to send.
@@ -263,9 +263,11 @@ impl Input {
             Self::Control(_) | Self::Closed(_) | Self::ReceiverGone(_) => {}
             Self::Connect(link) => link.answer(0, Answer::Goodbye(refused())),
             Self::Ask(link, request, _) => link.answer(request, Answer::Goodbye(refused())),
-            Self::Attach(link, _) => link.stream(Streamed::Refused(refused())),
+            Self::Attach(link, _) => {
+                link.stream(Streamed::Refused { why: refused(), for_good: false });
+            }
             Self::Confirm(link, _) => link.stream(Streamed::Reset),
-            Self::Streamed(_, Streamed::Reset | Streamed::Refused(_)) => {}
+            Self::Streamed(_, Streamed::Reset | Streamed::Refused { .. }) => {}
             Self::Streamed(
                 link,
                 Streamed::Accepted(_) | Streamed::Wal(_) | Streamed::Keepalive,

@@ -8,12 +8,12 @@ use crate::env::{Armed, Observation, Outcome, Process, Side, StartAs, StopHow};
 use crate::ha::{Action, Event, Finished, HeartbeatAnswer, RaftView, Role, Verb};
 use crate::ids::{Epoch, Lsn, NodeId, Term};
 
-fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
+pub(super) fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
     let view = RaftView { term: Term(1), leader: Some(NodeId(leader)), ..RaftView::default() };
     bench.step(ms, Event::Raft(view));
 }
 
-fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) {
+pub(super) fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) {
     let answer = HeartbeatAnswer {
         renewed: Some(Epoch(epoch)),
         lease_ms: 2_000,
@@ -23,7 +23,7 @@ fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) {
     bench.step(now_ms, event);
 }
 
-fn arm_as_asked(bench: &mut Bench, ms: u64) {
+pub(super) fn arm_as_asked(bench: &mut Bench, ms: u64) {
     let asked = bench.actions.iter().rev().find_map(|action| match action {
         Action::ArmGuard { epoch, deadline, .. } => Some((*epoch, *deadline)),
         _ => None,
@@ -32,7 +32,7 @@ fn arm_as_asked(bench: &mut Bench, ms: u64) {
     bench.step(ms, Event::GuardArmed { epoch, deadline, ok: true });
 }
 
-fn finish(bench: &mut Bench, ms: u64) {
+pub(super) fn finish(bench: &mut Bench, ms: u64) {
     let id = bench.actions.iter().rev().find_map(|action| match action {
         Action::Postgres { id, .. } => Some(*id),
         _ => None,
@@ -42,7 +42,7 @@ fn finish(bench: &mut Bench, ms: u64) {
 }
 
 /// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
-fn leased_primary(sent_ms: u64) -> Bench {
+pub(super) fn leased_primary(sent_ms: u64) -> Bench {
     let control = with_primary(3, Mode::Async);
     let seen = primary(&control, 100);
     let mut bench = Bench::new(1, control);
@@ -267,7 +267,7 @@ fn a_crashed_primary_is_restarted_in_place_and_gives_up_when_it_crashes_again_an
     ));
 }
 
-fn elect_second(control: &mut crate::control::ControlState) {
+pub(super) fn elect_second(control: &mut crate::control::ControlState) {
     let reports = [(NodeId(2), Some(position(1, 100)))].into();
     let elect = Command::Elect {
         after: Epoch(1),

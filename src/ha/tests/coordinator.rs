@@ -89,3 +89,54 @@ fn a_holder_that_is_heard_and_cannot_renew_is_replaced() {
         Some(Command::Vacate { epoch: Epoch(1), why })
     );
 }
+
+/// Heartbeats every two seconds: a member between two of them is not gone.
+#[test]
+fn a_report_speaks_for_a_member_until_several_heartbeats_were_lost() {
+    let mut control = with_primary(3, Mode::Async);
+    let coordinator = |control: &ControlState| {
+        let mut coordinator = Coordinator::new(Term(1), at(0), control);
+        coordinator.on_report(follower(2, 10), control, at(1_000));
+        coordinator
+    };
+    let alive = |control: &ControlState, ms| coordinator(control).alive(at(ms), control).len();
+    assert_eq!((alive(&control, 2_000), alive(&control, 2_001)), (1, 0));
+    control.settings.timing.heartbeat_ms = 2_000;
+    assert_eq!((alive(&control, 11_000), alive(&control, 11_001)), (1, 0));
+}
+
+#[test]
+fn a_first_holder_that_creates_no_database_gives_way_to_another() {
+    let mut control = founded(3, Mode::Async);
+    let elect = Command::Elect {
+        after: Epoch(0),
+        holder: NodeId(1),
+        sync: sync_names(&control, 1, &[2, 3]),
+        sync_version: 0,
+        reports: std::collections::BTreeMap::new(),
+        clearance: crate::control::Clearance::LeaseOver,
+    };
+    do_it(&mut control, &elect);
+    let mut coordinator = Coordinator::new(Term(1), at(0), &control);
+    let empty = |node: u64| Report {
+        has_data: false,
+        birth: None,
+        position: None,
+        detached: None,
+        leased: true,
+        ..detached(node, 0)
+    };
+    let mut next = |control: &ControlState, ms: u64| {
+        for node in 1..=3 {
+            coordinator.on_report(empty(node), control, at(ms));
+        }
+        coordinator.on_control(control, at(ms));
+        coordinator.next_command(at(ms), control, Sabotage::NONE)
+    };
+    assert_eq!(next(&control, 19_000), None, "it may take its time");
+    let vacate = Command::Vacate { epoch: Epoch(1), why: VacateReason::NotPromoted };
+    assert_eq!(next(&control, 20_100), Some(vacate.clone()));
+    do_it(&mut control, &vacate);
+    let elected = next(&control, 20_200);
+    assert!(matches!(elected, Some(Command::Elect { holder: NodeId(2), .. })), "{elected:?}");
+}

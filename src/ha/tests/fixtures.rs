@@ -99,6 +99,7 @@ pub(super) fn standby(flushed: u64) -> Observation {
         flushed: Some(Lsn(flushed)),
         replayed: Some(Lsn(flushed)),
         receiver: None,
+        starved: None,
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: true,

@@ -7,4 +7,5 @@ mod agent;
 mod coordinator;
 mod election;
 mod fixtures;
+mod liveness;
 mod sync;

@@ -1,0 +1,329 @@
+//! What a member does when Postgres does not do what it was asked, or does not say.
+
+use std::sync::Arc;
+
+use super::agent::{arm_as_asked, elect_second, finish, granted, hears_leader, leased_primary};
+use super::fixtures::*;
+use crate::control::{Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
+use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
+use crate::ha::{Action, Event, Finished, Role, Verb};
+use crate::ids::{ActionId, CommandId, Epoch, Lsn, SystemId};
+
+fn fails() -> Outcome<Finished> {
+    Outcome::Failed(PostgresError::Transient("no".into()))
+}
+
+fn last_verb(bench: &Bench) -> ActionId {
+    let id = bench.actions.iter().rev().find_map(|action| match action {
+        Action::Postgres { id, .. } => Some(*id),
+        _ => None,
+    });
+    id.expect("a verb is under way")
+}
+
+fn cannot_look(bench: &mut Bench, ms: u64) {
+    bench.step(ms, Event::Wake);
+    let why = PostgresError::Transient("too many clients".into());
+    bench.step(ms, Event::Observed(Outcome::Failed(why)));
+}
+
+fn renews(bench: &Bench) -> bool {
+    bench.actions.iter().any(|a| matches!(a, Action::SendHeartbeat { renew: Some(_), .. }))
+}
+
+fn switching_over(mode: Mode) -> ControlState {
+    let mut control = with_primary(3, mode);
+    let order = Order::Switchover { to: None };
+    do_it(&mut control, &Command::Operate { id: CommandId(9), order });
+    control
+}
+
+fn down(clean: bool, seen: Observation) -> Observation {
+    let flushed = seen.flushed.filter(|_| clean);
+    Observation { process: Process::Down { clean }, flushed, ..seen }
+}
+
+/// What the holder of epoch 1 proposes when its Postgres ends in the middle of a switchover.
+fn after_the_end(mode: Mode, clean: bool) -> Vec<Command> {
+    let control = switching_over(mode);
+    let seen = primary(&control, 100);
+    let mut bench = Bench::new(1, control);
+    hears_leader(&mut bench, 1_000, 2);
+    granted(&mut bench, 1_000, 1_005, 1);
+    arm_as_asked(&mut bench, 1_006);
+    bench.sees(1_010, seen.clone());
+    bench.actions.clear();
+    bench.sees(1_310, down(clean, seen));
+    bench.commands()
+}
+
+#[test]
+fn a_switchover_goes_on_after_a_clean_shutdown_only() {
+    let release = Command::Release { epoch: Epoch(1), why: VacateReason::Operator };
+    assert_eq!(after_the_end(Mode::Async, true), std::slice::from_ref(&release));
+    let refused = after_the_end(Mode::Async, false);
+    assert!(
+        matches!(
+            &refused[..],
+            [Command::EndHandover { id: CommandId(9), outcome: OrderOutcome::Refused(_) }]
+        ),
+        "{refused:?}"
+    );
+    // Every acknowledged commit is on enough standbys: nothing is lost without the rest.
+    assert_eq!(after_the_end(Mode::QuorumSync, false), [release]);
+}
+
+#[test]
+fn a_stop_that_fails_is_tried_again_soon_and_not_at_once() {
+    let mut bench = leased_primary(1_000);
+    bench.step(2_801, Event::Wake);
+    let id = last_verb(&bench);
+    bench.actions.clear();
+    bench.step(2_802, Event::VerbDone { id, outcome: fails() });
+    bench.step(2_803, Event::Wake);
+    assert_eq!(bench.verbs(), []);
+    assert_eq!(bench.core.role(), Role::Fencing);
+    bench.step(2_853, Event::Wake);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+/// A hung server cannot be stopped, and answers again while its lease is in force.
+#[test]
+fn a_server_that_could_not_be_ended_and_answers_again_is_primary_as_before() {
+    let mut bench = leased_primary(1_000);
+    let seen = bench.core.agent.seen().cloned().expect("it was looked at");
+    let hung = Observation { process: Process::Hung, ..seen.clone() };
+    for ms in [1_220, 1_700, 2_250] {
+        bench.sees(ms, hung.clone());
+    }
+    assert_eq!(bench.core.role(), Role::Fencing);
+    let id = last_verb(&bench);
+    bench.step(2_260, Event::VerbDone { id, outcome: fails() });
+    bench.sees(2_270, seen);
+    assert_eq!(bench.core.role(), Role::Primary);
+}
+
+#[test]
+fn an_immediate_stop_that_never_returns_is_asked_for_again() {
+    let mut bench = leased_primary(1_000);
+    bench.step(2_801, Event::Wake);
+    bench.actions.clear();
+    bench.step(12_000, Event::Wake);
+    assert_eq!(bench.verbs(), []);
+    bench.step(12_900, Event::Wake);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+#[test]
+fn a_command_that_never_returns_ends_with_its_server() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    bench.sees(10, standby(100));
+    assert!(matches!(bench.verbs()[..], [Verb::Follow(_)]));
+    bench.step(60_000, Event::Wake);
+    assert_eq!(bench.verbs(), []);
+    bench.step(60_100, Event::Wake);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+/// Keeps the lease of node 1 fresh while its Postgres is seen like this.
+fn away(bench: &mut Bench, from_ms: u64, to_ms: u64, seen: &Observation) {
+    for ms in (from_ms..=to_ms).step_by(400) {
+        granted(bench, ms, ms + 2, 1);
+        arm_as_asked(bench, ms + 3);
+        bench.sees(ms + 4, seen.clone());
+    }
+}
+
+#[test]
+fn a_primacy_does_not_wait_for_a_recovery_that_takes_hours() {
+    let mut bench = leased_primary(1_000);
+    let seen = bench.core.agent.seen().cloned().expect("it was looked at");
+    bench.sees(1_210, down(false, seen.clone()));
+    assert!(matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]));
+    let starting = Observation { process: Process::Starting, flushed: None, ..seen.clone() };
+    away(&mut bench, 1_400, 6_200, &starting);
+    assert_eq!(bench.verbs(), []);
+    away(&mut bench, 6_300, 6_300, &starting);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    let id = ActionId(2);
+    bench.step(6_350, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    bench.actions.clear();
+    bench.sees(6_360, down(false, seen));
+    assert!(matches!(
+        bench.commands()[..],
+        [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
+    ));
+}
+
+/// Nothing helps any more: then at least the lease is not kept alive.
+#[test]
+fn a_holder_whose_server_neither_comes_back_nor_ends_asks_for_no_renewal() {
+    let mut bench = leased_primary(1_000);
+    let seen = bench.core.agent.seen().cloned().expect("it was looked at");
+    let stopping = Observation { process: Process::Stopping, ..seen };
+    away(&mut bench, 1_400, 6_200, &stopping);
+    assert!(renews(&bench));
+    away(&mut bench, 6_600, 6_600, &stopping);
+    bench.actions.clear();
+    bench.step(6_900, Event::Wake);
+    assert!(!renews(&bench));
+    // That the lease is over does not make it wait all over again.
+    bench.step(9_000, Event::Wake);
+    assert!(!renews(&bench));
+}
+
+#[test]
+fn a_holder_that_cannot_look_at_its_server_ends_it_and_gives_its_primacy_back() {
+    let mut bench = leased_primary(1_000);
+    for ms in [1_210, 1_420, 1_630, 1_840, 2_050] {
+        bench.actions.clear();
+        cannot_look(&mut bench, ms);
+        assert_eq!(bench.verbs(), [], "a busy moment, at {ms}");
+    }
+    cannot_look(&mut bench, 2_260);
+    assert!(!renews(&bench));
+    let id = last_verb(&bench);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    bench.step(2_300, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    assert!(matches!(
+        bench.commands()[..],
+        [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
+    ));
+}
+
+#[test]
+fn silence_however_long_is_no_reason_for_a_copy() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    bench.sees(10, standby(100));
+    finish(&mut bench, 12);
+    bench.actions.clear();
+    for ms in (300..60_000).step_by(300) {
+        bench.sees(ms, standby(100));
+    }
+    assert_eq!(bench.verbs(), []);
+}
+
+fn starved() -> Observation {
+    Observation { starved: Some("the log was removed".into()), ..standby(100) }
+}
+
+#[test]
+fn a_standby_is_copied_anew_when_its_upstream_insists_that_it_cannot_stream() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    bench.sees(10, standby(100));
+    finish(&mut bench, 12);
+    bench.actions.clear();
+    for ms in (300..5_200).step_by(300) {
+        bench.sees(ms, starved());
+    }
+    assert_eq!(bench.verbs(), []);
+    bench.sees(5_400, starved());
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
+    bench.step(5_500, Event::VerbDone { id: ActionId(2), outcome: Outcome::Done(Finished::Plain) });
+    bench.sees(5_600, down(true, standby(100)));
+    let said = bench.actions.iter().any(|action| match action {
+        Action::Say(line) => line.contains("set aside") && line.contains("the log was removed"),
+        _ => false,
+    });
+    assert!(said, "{:?}", bench.actions);
+    assert!(matches!(bench.verbs()[..], [Verb::Clone(_)]));
+}
+
+#[test]
+fn a_stream_that_comes_after_all_saves_the_copy() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    bench.sees(10, standby(100));
+    finish(&mut bench, 12);
+    bench.actions.clear();
+    for ms in [300, 3_000, 5_000] {
+        bench.sees(ms, starved());
+    }
+    bench.sees(5_200, streaming_from(1, 1, 120));
+    bench.sees(5_400, starved());
+    assert_eq!(bench.verbs(), []);
+}
+
+/// Node 1's directory has a tail of its own, up to 160; the record goes another way from 100.
+fn diverged() -> (Bench, Observation) {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
+    do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
+    (Bench::new(1, control), standby(160))
+}
+
+/// I7: the second half of the promise.
+#[test]
+fn before_a_copy_the_operator_is_told_which_log_only_the_old_directory_has() {
+    let (mut bench, seen) = diverged();
+    bench.sees(10, seen.clone());
+    finish(&mut bench, 20);
+    bench.sees(30, down(true, seen.clone()));
+    let id = last_verb(&bench);
+    assert!(matches!(bench.verbs()[..], [Verb::Stop(_), Verb::Rewind(_)]));
+    let outcome = Outcome::Failed(PostgresError::Permanent("no common ancestor".into()));
+    bench.step(40, Event::VerbDone { id, outcome });
+    bench.actions.clear();
+    bench.sees(1_000, down(true, seen));
+    let said = bench.actions.iter().any(|action| match action {
+        Action::Say(line) => line.contains("0/64") && line.contains("0/A0"),
+        _ => false,
+    });
+    assert!(said, "{:?}", bench.actions);
+    assert!(matches!(bench.verbs()[..], [Verb::Clone(_)]));
+}
+
+/// A recovery that measured it again would only lead to the same stop.
+#[test]
+fn a_slow_stop_before_a_rewind_is_cut_short_once() {
+    let (mut bench, seen) = diverged();
+    bench.sees(10, seen.clone());
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
+    bench.step(2_020, Event::Wake);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    let id = ActionId(2);
+    bench.step(2_050, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    bench.sees(2_060, down(false, seen));
+    assert!(matches!(bench.verbs()[..], [Verb::Rewind(_)]));
+}
+
+fn somebody_elses() -> Observation {
+    Observation {
+        system: Some(SystemId(5)),
+        side: Side::Primary,
+        history: vec![birth(1, 0, 0)],
+        ..standby(9)
+    }
+}
+
+#[test]
+fn a_running_server_of_somebody_else_is_not_touched() {
+    let bystander = ControlState::default();
+    for control in [bystander, founded(3, Mode::Async), with_primary(3, Mode::Async)] {
+        let mut bench = Bench::new(2, control);
+        bench.sees(10, somebody_elses());
+        assert_eq!(bench.verbs(), []);
+        assert!(bench.core.explain().is_some());
+        bench.step(300, Event::Control(Arc::new(vacated(3, Mode::Async))));
+        bench.sees(310, Observation { process: Process::Hung, ..somebody_elses() });
+        bench.sees(2_310, Observation { process: Process::Hung, ..somebody_elses() });
+        let crashed = down(false, somebody_elses());
+        bench.sees(2_610, crashed);
+        assert_eq!(bench.verbs(), []);
+    }
+}
+
+/// Only what another cluster made is left alone: a log that this one has not recorded may be its
+/// own last word.
+#[test]
+fn a_primary_of_an_unrecorded_epoch_is_fenced() {
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    let own = Observation {
+        side: Side::Primary,
+        history: vec![birth(1, 1, 0), birth(2, 7, 50)],
+        flushed: Some(Lsn(60)),
+        ..standby(60)
+    };
+    bench.sees(10, own);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
