@@ -87,7 +87,7 @@ impl ControlState {
             return Err(format!("cluster {} was founded already", self.cluster));
         }
         check_founding(members)?;
-        settings.timing.check()?;
+        settings.check()?;
         self.cluster = cluster.to_owned();
         self.members = members.clone();
         self.settings = settings;

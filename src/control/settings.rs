@@ -16,6 +16,12 @@ pub enum Mode {
     QuorumSync,
 }
 
+/// The longest duration that a setting may name. Far beyond every use, and so far below what the
+/// numbers can hold that no arithmetic on a checked setting overflows.
+const DURATION_MAX_MS: u64 = 3_600_000;
+/// The largest bound on clock rates: no clock is off by more than a fifth.
+const CLOCK_RATE_MAX_PPM: u64 = 200_000;
+
 /// The durations that the safety argument rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -73,7 +79,9 @@ impl Timing {
     /// What is wrong with these numbers, in one sentence, if anything is.
     pub fn check(&self) -> Result<(), String> {
         let t = self;
-        if t.heartbeat_ms == 0 || t.heartbeat_ms * 3 > t.lease_ms {
+        // First each alone, then one with another: the sums below must not overflow.
+        t.check_bounds()?;
+        if t.heartbeat_ms * 3 > t.lease_ms {
             return Err(format!(
                 "heartbeat_ms is {} and lease_ms is {}: at least three heartbeats must fit into a \
                  lease",
@@ -101,10 +109,29 @@ impl Timing {
                 t.suspect_ms, t.heartbeat_ms
             ));
         }
-        if t.clock_rate_ppm > 200_000 {
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Result<(), String> {
+        let durations = [
+            ("lease_ms", self.lease_ms),
+            ("heartbeat_ms", self.heartbeat_ms),
+            ("suspect_ms", self.suspect_ms),
+            ("fence_margin_ms", self.fence_margin_ms),
+            ("guard_margin_ms", self.guard_margin_ms),
+            ("restart_ms", self.restart_ms),
+            ("promote_ms", self.promote_ms),
+            ("stop_ms", self.stop_ms),
+        ];
+        for (name, value) in durations {
+            if value == 0 || value > DURATION_MAX_MS {
+                return Err(format!("{name} is {value}: it must be from 1 to {DURATION_MAX_MS}"));
+            }
+        }
+        if self.clock_rate_ppm > CLOCK_RATE_MAX_PPM {
             return Err(format!(
                 "clock_rate_ppm is {}: no clock is off by more than a fifth",
-                t.clock_rate_ppm
+                self.clock_rate_ppm
             ));
         }
         Ok(())
@@ -130,6 +157,20 @@ pub struct Settings {
     pub paused: bool,
     /// Postgres parameters for every member.
     pub parameters: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// What is wrong with these settings, in one sentence, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        self.timing.check()?;
+        if self.longest_lease_ms > DURATION_MAX_MS {
+            return Err(format!(
+                "longest_lease_ms is {}: no lease is longer than {DURATION_MAX_MS}",
+                self.longest_lease_ms
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Settings {
@@ -161,4 +202,51 @@ pub struct SettingsChange {
     pub max_lag_bytes: Option<u64>,
     /// Postgres parameters to set, or to remove where the value is `None`.
     pub parameters: BTreeMap<String, Option<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Timing)) -> String {
+        let mut timing = Timing::default();
+        change(&mut timing);
+        timing.check().expect_err("it must be refused")
+    }
+
+    #[test]
+    fn what_is_set_by_default_is_in_order() {
+        assert_eq!(Settings::default().check(), Ok(()));
+    }
+
+    /// A committed command that panics would end every member, at each of its starts.
+    #[test]
+    fn a_duration_without_measure_is_refused_and_never_computed_with() {
+        let fields: [fn(&mut Timing) -> &mut u64; 8] = [
+            |t| &mut t.lease_ms,
+            |t| &mut t.heartbeat_ms,
+            |t| &mut t.suspect_ms,
+            |t| &mut t.fence_margin_ms,
+            |t| &mut t.guard_margin_ms,
+            |t| &mut t.restart_ms,
+            |t| &mut t.promote_ms,
+            |t| &mut t.stop_ms,
+        ];
+        for field in fields {
+            for value in [0, DURATION_MAX_MS + 1, u64::MAX / 2, u64::MAX] {
+                let why = refused(|timing| *field(timing) = value);
+                assert!(why.contains("_ms is "), "{why}");
+            }
+        }
+        assert!(refused(|t| t.clock_rate_ppm = u64::MAX).contains("clock_rate_ppm"));
+    }
+
+    #[test]
+    fn the_longest_lease_can_be_waited_for() {
+        let longest = Timing { clock_rate_ppm: CLOCK_RATE_MAX_PPM, ..Timing::default() };
+        let wait = longest.lease_wait(DURATION_MAX_MS);
+        assert_eq!(wait, Duration::from_millis(DURATION_MAX_MS / 5 * 6));
+        let endless = Settings { longest_lease_ms: u64::MAX, ..Settings::default() };
+        assert!(endless.check().is_err());
+    }
 }
