@@ -49,6 +49,7 @@ saboteurs! {
     AcceptWipedVoter,
     ShareEpoch,
     IgnoreMaxLag,
+    LagAcrossTimelines,
     OneSignalIsEnough,
     RepeatOrders,
     CommitFenceNeverLooks,

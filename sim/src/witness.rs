@@ -60,8 +60,8 @@ pub enum Fact {
         server: NodeId,
         /// The epoch.
         epoch: Epoch,
-        /// Its newest timeline.
-        birth: TimelineBirth,
+        /// Its timelines, oldest first.
+        history: Vec<TimelineBirth>,
         /// The cluster that it belongs to.
         system: SystemId,
         /// Every row in its history, in order.

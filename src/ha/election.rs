@@ -12,7 +12,7 @@ use crate::control::{
     Clearance, Command, ControlState, HandoverKind, Missing, Mode, VacateReason, missing_evidence,
 };
 use crate::env::SyncNames;
-use crate::ids::{Moment, NodeId, WalPosition};
+use crate::ids::{Epoch, Moment, NodeId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::report::Report;
@@ -263,12 +263,45 @@ impl Ballot<'_> {
         }
         let known = self.primary_position.max(self.control.progress);
         let (Some(known), Some(Some(own))) = (known, reports.get(&best)) else { return Ok(()) };
-        let behind_bytes = known.flushed.ahead_of(own.flushed);
+        let behind_bytes = self.bytes_behind(known, best, *own);
         if behind_bytes > settings.max_lag_bytes {
             let max_lag_bytes = settings.max_lag_bytes;
             return Err(Obstacle::TooFarBehind { best, behind_bytes, max_lag_bytes });
         }
         Ok(())
+    }
+
+    /// How much of the true history up to `known` the candidate lacks.
+    ///
+    /// Bytes are comparable on one timeline only. Of two histories each counts up to where it left
+    /// the recorded one: what lies behind that place is nobody's loss and nobody's merit.
+    fn bytes_behind(&self, known: WalPosition, node: NodeId, own: WalPosition) -> u64 {
+        if self.sabotage.is(Saboteur::LagAcrossTimelines) {
+            return known.flushed.ahead_of(own.flushed);
+        }
+        let lineage = &self.control.lineage;
+        let left = |born: Epoch| lineage.iter().find(|l| l.born > born).map(|l| l.begins);
+        let upto = |position: WalPosition| {
+            left(position.born).map_or(position.flushed, |end| position.flushed.min(end))
+        };
+        let same = own.born == known.born || lineage.iter().any(|line| line.born == own.born);
+        // A timeline that the record passed over is common ground only up to where it began, and so
+        // is every other that it may descend from.
+        let passed_over = self
+            .control
+            .timelines
+            .values()
+            .map(|record| record.birth)
+            .filter(|birth| birth.born <= own.born)
+            .filter(|birth| !lineage.iter().any(|line| line.born == birth.born))
+            .chain(self.alive.get(&node).and_then(|report| report.birth))
+            .map(|birth| birth.begins)
+            .min();
+        let own_end = match passed_over {
+            Some(begins) if !same => upto(own).min(begins),
+            Some(_) | None => upto(own),
+        };
+        upto(known).ahead_of(own_end)
     }
 
     fn elect(
@@ -300,7 +333,7 @@ impl Ballot<'_> {
 fn first_sync(
     control: &ControlState,
     holder: NodeId,
-    epoch: crate::ids::Epoch,
+    epoch: Epoch,
     alive: &BTreeMap<NodeId, Report>,
 ) -> SyncNames {
     let confirmations = control.confirmations();

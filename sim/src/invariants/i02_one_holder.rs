@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pg_replica::control::ControlState;
 use pg_replica::env::TimelineBirth;
-use pg_replica::ids::{Epoch, NodeId, SystemId, Timeline};
+use pg_replica::ids::{Epoch, Lsn, NodeId, SystemId, Timeline};
 
 use crate::witness::{Acknowledged, Row};
 
@@ -37,7 +37,7 @@ struct Opened {
 pub(super) struct Began<'a> {
     pub(super) server: NodeId,
     pub(super) epoch: Epoch,
-    pub(super) birth: TimelineBirth,
+    pub(super) history: &'a [TimelineBirth],
     pub(super) system: SystemId,
     pub(super) rows: &'a [Row],
 }
@@ -155,7 +155,8 @@ impl OneHolder {
         began: &Began<'_>,
         findings: &mut Findings,
     ) {
-        let Began { server, epoch, birth, system, rows } = *began;
+        let Began { server, epoch, history, system, rows } = *began;
+        let birth = *history.last().expect("a server has the timeline of its initdb at least");
         self.served.insert((server, epoch), system);
         if self.system.is_some_and(|(known, since)| epoch >= since && known != system) {
             findings.broken(
@@ -205,7 +206,7 @@ mod tests {
         Began {
             server: NodeId(server),
             epoch: Epoch(2),
-            birth: birth(2, 2, 100),
+            history: &[TimelineBirth { timeline: Timeline(2), born: Epoch(2), begins: Lsn(100) }],
             system: SystemId(system),
             rows,
         }
@@ -294,7 +295,7 @@ mod tests {
         born.timelines
             .insert(Epoch(2), TimelineRecord { holder: NodeId(2), birth: birth(1, 2, 0) });
         check.control(ms(2), &born, &mut findings);
-        let late = Began { epoch: Epoch(1), birth: birth(1, 1, 0), ..began(1, 8, &[]) };
+        let late = Began { epoch: Epoch(1), history: &[birth(1, 1, 0)], ..began(1, 8, &[]) };
         check.became_primary(ms(3), &late, &mut findings);
         assert_kept(&findings);
         check.acknowledged(&commit(4, 1, 1, 1), &mut findings);

@@ -4,7 +4,7 @@
 //! Checked on every election that took effect: no candidate among its reports is more advanced
 //! than the chosen one. Checked at every start as primary: of the acknowledged commits that the
 //! new history lacks, those that the former holder could still report lie at most `max_lag` bytes
-//! behind the place where the new timeline begins. What it acknowledged after the last report that
+//! behind the place where the new history parts from theirs. What it acknowledged after the last report that
 //! got through, up to the end of its lease, nobody can know of; that part is measured and told, not
 //! judged. Exempt from both is a failover that an operator forced.
 
@@ -28,6 +28,7 @@ struct Commit {
     at: Duration,
     server: NodeId,
     epoch: Epoch,
+    birth: TimelineBirth,
     lsn: Lsn,
 }
 
@@ -95,7 +96,13 @@ impl BoundedLoss {
     }
 
     pub(super) fn acknowledged(&mut self, ack: &Acknowledged) {
-        let commit = Commit { at: ack.at, server: ack.server, epoch: ack.epoch, lsn: ack.lsn };
+        let commit = Commit {
+            at: ack.at,
+            server: ack.server,
+            epoch: ack.epoch,
+            birth: ack.birth,
+            lsn: ack.lsn,
+        };
         self.commits.insert(ack.row, commit);
     }
 
@@ -104,12 +111,12 @@ impl BoundedLoss {
     pub(super) fn became_primary(
         &mut self,
         at: Duration,
-        began: (NodeId, Epoch, TimelineBirth),
+        began: (NodeId, Epoch, &[TimelineBirth]),
         rows: &[Row],
         last_renewal: impl Fn(NodeId, Epoch) -> Option<Duration>,
         findings: &mut Findings,
     ) {
-        let (server, epoch, birth) = began;
+        let (server, epoch, history) = began;
         let present: BTreeSet<&Row> = rows.iter().collect();
         let lost: Vec<(Row, Commit)> = self
             .commits
@@ -121,7 +128,7 @@ impl BoundedLoss {
         let mut forced = false;
         for (row, commit) in &lost {
             self.commits.remove(row);
-            let bytes = commit.lsn.ahead_of(birth.begins);
+            let bytes = commit.lsn.ahead_of(parting(history, commit.birth));
             all = bytes.max(all);
             forced |= self.forced.range(commit.epoch..epoch).next().is_some();
             let known_until = last_renewal(commit.server, commit.epoch)
@@ -142,7 +149,7 @@ impl BoundedLoss {
                 at,
                 format!(
                     "{server} became primary of {epoch} without {} acknowledged rows, the last of \
-                     them {reportable} bytes past its timeline's beginning; max_lag is {bound}",
+                     them {reportable} bytes past where its history parted; max_lag is {bound}",
                     lost.len()
                 ),
             );
@@ -176,6 +183,16 @@ impl BoundedLoss {
             );
         }
     }
+}
+
+/// Where a history parted from the one that ends with `line`: after a stretch of that very
+/// timeline, or, where it never was on it, at that timeline's beginning or before.
+fn parting(history: &[TimelineBirth], line: TimelineBirth) -> Lsn {
+    let left = history.iter().find(|other| other.born > line.born).map(|other| other.begins);
+    if history.contains(&line) {
+        return left.unwrap_or(line.begins);
+    }
+    left.map_or(line.begins, |left| left.min(line.begins))
 }
 
 #[cfg(test)]
@@ -217,7 +234,7 @@ mod tests {
         }
         check.became_primary(
             ms(9_000),
-            (NodeId(2), Epoch(2), birth(2, 2, 200)),
+            (NodeId(2), Epoch(2), &[birth(1, 1, 0), birth(2, 2, 200)]),
             &rows(&[1, 2]),
             |_, _| renewed_ms.map(ms),
             &mut findings,
@@ -255,6 +272,27 @@ mod tests {
         let (_, findings) = failover(299, Some(9_000));
         assert_broken(&findings, Invariant::I4, "max_lag is 299");
         let (_, findings) = failover(299, None);
+        assert_broken(&findings, Invariant::I4, "max_lag is 299");
+    }
+
+    /// A long tail of its own does not make up for what the new primary never had.
+    #[test]
+    fn a_history_that_never_was_on_the_lost_timeline_parts_where_that_begins() {
+        let (mut check, mut findings) = (BoundedLoss::default(), Findings::default());
+        check.control(&born(299));
+        for number in 3..=5 {
+            check.acknowledged(&Acknowledged {
+                birth: birth(2, 2, 200),
+                ..commit(number * 1_000, 2, 2, number)
+            });
+        }
+        check.became_primary(
+            ms(9_000),
+            (NodeId(1), Epoch(3), &[birth(1, 1, 0), birth(3, 3, 9_000)]),
+            &rows(&[1, 2]),
+            |_, _| Some(ms(9_000)),
+            &mut findings,
+        );
         assert_broken(&findings, Invariant::I4, "max_lag is 299");
     }
 

@@ -253,9 +253,9 @@ impl Inner {
                     self.durability.read(at, *server, *epoch, unacknowledged);
                 }
             }
-            Fact::BecamePrimary { server, epoch, birth, system, rows } => {
-                let began =
-                    Began { server: *server, epoch: *epoch, birth: *birth, system: *system, rows };
+            Fact::BecamePrimary { server, epoch, history, system, rows } => {
+                let (server, epoch, system) = (*server, *epoch, *system);
+                let began = Began { server, epoch, history, system, rows };
                 self.became_primary(at, &began);
             }
             Fact::DirectoryReplaced { server, lost, kept_aside } => {
@@ -285,7 +285,7 @@ impl Inner {
     }
 
     fn became_primary(&mut self, at: Duration, began: &Began<'_>) {
-        let Began { server, epoch, birth, rows, .. } = *began;
+        let Began { server, epoch, history, rows, .. } = *began;
         if epoch > self.newest_primacy {
             self.newest_primacy = epoch;
             self.summary.primacies += 1;
@@ -296,7 +296,7 @@ impl Inner {
         let lease = self.newest.settings.timing.lease();
         let last_renewal =
             |node, of| self.self_fencing.until(node, of).map(|until| until.saturating_sub(lease));
-        let began = (server, epoch, birth);
+        let began = (server, epoch, history);
         self.bounded_loss.became_primary(at, began, rows, last_renewal, &mut self.findings);
     }
 
@@ -353,7 +353,7 @@ mod tests {
         Fact::BecamePrimary {
             server: NodeId(server),
             epoch: Epoch(epoch),
-            birth: birth(u32::try_from(epoch).expect("small"), epoch, 0),
+            history: vec![birth(u32::try_from(epoch).expect("small"), epoch, 0)],
             system: SystemId(1),
             rows: rows(numbers),
         }

@@ -268,7 +268,7 @@ impl Live<'_> {
         self.core.report(Fact::BecamePrimary {
             server: self.core.node,
             epoch: self.run.epoch,
-            birth: self.dir.birth(),
+            history: self.dir.history().to_vec(),
             system: self.dir.system,
             rows,
         });

@@ -253,11 +253,11 @@ impl WorldWitness {
             Fact::Read { server, upto, .. } => {
                 trace.mix(at, *server, Duration::from_nanos(upto.0), 0);
             }
-            Fact::BecamePrimary { server, epoch, birth, rows, .. } => line(
+            Fact::BecamePrimary { server, epoch, history, rows, .. } => line(
                 *server,
                 format_args!(
                     "IS PRIMARY of {epoch} on {} with {} rows",
-                    birth.timeline,
+                    history.last().expect("it has a timeline").timeline,
                     rows.len()
                 ),
             ),

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fixtures::*;
-use crate::control::{Clearance, Command, ControlState, Mode, Order};
+use crate::control::{Clearance, Command, ControlState, Mode, Order, VacateReason};
 use crate::ha::Report;
 use crate::ha::election::{Ballot, Obstacle};
-use crate::ids::{CommandId, NodeId, WalPosition};
+use crate::ids::{CommandId, Epoch, NodeId, WalPosition};
 use crate::sabotage::Sabotage;
 
 struct Given {
@@ -117,6 +117,74 @@ fn too_much_loss_is_refused_with_the_numbers_in_the_sentence() {
     let order = Order::Failover { to: Some(NodeId(2)), accept_data_loss: true };
     do_it(&mut given.control, &Command::Operate { id: CommandId(1), order });
     assert_eq!(given.elected().0, NodeId(2));
+}
+
+/// Node 1 was primary of epoch 1, node 2 of epoch 2 from position 1000 on; nobody holds primacy.
+fn after_two_epochs() -> Given {
+    let mut given = Given::after_a_failure(3, Mode::Async, vec![]);
+    let elect = Command::Elect {
+        after: Epoch(1),
+        holder: NodeId(2),
+        sync: sync_names(&given.control, 2, &[1, 3]),
+        sync_version: given.control.sync.version,
+        reports: [(NodeId(2), Some(position(1, 1_000)))].into(),
+        clearance: Clearance::LeaseOver,
+    };
+    do_it(&mut given.control, &elect);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 1_000)];
+    do_it(&mut given.control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
+    do_it(&mut given.control, &Command::Vacate { epoch: Epoch(2), why: VacateReason::Silent });
+    given
+}
+
+fn after_epoch_2(report: Report) -> Report {
+    Report { detached: Some(Epoch(2)), ..report }
+}
+
+fn behind(given: &Given) -> u64 {
+    match given.decide() {
+        Err(Obstacle::TooFarBehind { behind_bytes, .. }) => behind_bytes,
+        other => panic!("nobody is too far behind: {other:?}"),
+    }
+}
+
+/// I4: a long tail that the successor never had makes up for nothing that the successor wrote.
+#[test]
+fn a_lag_is_measured_on_the_true_history_and_not_across_timelines() {
+    let mut given = after_two_epochs();
+    given.reports = vec![after_epoch_2(detached(1, 20 << 20))];
+    given.primary_position = Some(position(2, 1_000 + (3 << 20)));
+    assert_eq!(behind(&given), 3 << 20);
+    // Where it stopped before the fork, that counts as well.
+    given.reports = vec![after_epoch_2(detached(1, 900))];
+    assert_eq!(behind(&given), (3 << 20) + 100);
+    given.primary_position = Some(position(2, 1_000 + (1 << 19)));
+    given.reports = vec![after_epoch_2(detached(1, 20 << 20))];
+    assert_eq!(given.elected().0, NodeId(1), "half a megabyte may be lost");
+}
+
+/// What the former primary had beyond the fork was given up when its successor was elected.
+#[test]
+fn a_loss_that_was_accepted_once_is_not_counted_again() {
+    let mut given = after_two_epochs();
+    given.primary_position = Some(position(1, 1_000 + (9 << 20)));
+    given.reports = vec![after_epoch_2(detached(3, 1_000))];
+    assert_eq!(given.elected().0, NodeId(3));
+}
+
+/// A timeline that was never recorded is common ground up to its beginning.
+#[test]
+fn a_timeline_that_the_record_passed_over_counts_up_to_where_it_began() {
+    let mut given = after_two_epochs();
+    given.control.primacy.epoch = Epoch(4);
+    given.control.lineage.push(birth(3, 4, 5_000));
+    given.primary_position = Some(position(4, 5_000 + (3 << 20)));
+    let mut passed_over = detached(3, 20 << 20);
+    passed_over.detached = Some(Epoch(4));
+    passed_over.birth = Some(birth(3, 3, 4_000));
+    passed_over.position = Some(position(3, 20 << 20));
+    given.reports = vec![passed_over];
+    assert_eq!(behind(&given), (3 << 20) + 1_000);
 }
 
 #[test]
