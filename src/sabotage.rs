@@ -44,6 +44,7 @@ saboteurs! {
     SyncAfterPromote,
     AdmitBeforeTailConfirmed,
     SettleBeforeTailConfirmed,
+    SettleByALateReport,
     RenewAfterVacate,
     ForgetAppliedState,
     AcceptWipedVoter,

@@ -279,6 +279,7 @@ impl ControlState {
         self.sync.configs.retain(|old| *old != target);
         self.sync.configs.push(target);
         self.sync.version += 1;
+        self.sync.since = self.version + 1; // The version that this very command leads to.
     }
 
     fn end_handover(&mut self, id: CommandId, outcome: &OrderOutcome) -> Verdict {

@@ -76,6 +76,10 @@ pub struct SyncRecord {
     pub version: u64,
     /// Oldest first, never empty once an epoch was given.
     pub configs: Vec<SyncNames>,
+    /// The version of the control state that brought the target: what a member reported before it
+    /// had applied that version says nothing about the target, not even where it names the same
+    /// configuration. It may have been in force before, and another in between.
+    pub since: u64,
 }
 
 impl SyncRecord {

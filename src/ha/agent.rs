@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::ControlState;
-use crate::env::{Observation, Process, StopHow};
+use crate::env::{Observation, Process, StopHow, SyncNames};
 use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
 
 use super::action::Verb;
@@ -52,6 +52,10 @@ pub(super) struct Agent {
     pub(super) busy: Option<Busy>,
     /// Whom Postgres was last told to follow.
     pub(super) following: Option<(NodeId, Epoch)>,
+    /// The synchronous configuration that Postgres was last told, where it is certain that it was:
+    /// not while it is being told, and not where the end of that is unknown. Then another one than
+    /// the last look saw may still come into force.
+    pub(super) sync_told: Option<SyncNames>,
     /// Since when its upstream says that it will never stream to it.
     starving_since: Option<Moment>,
     /// What the upstream said, once that is more than a moment's state: only a copy helps.
@@ -105,6 +109,7 @@ impl Agent {
             lease: None,
             busy: None,
             following: None,
+            sync_told: None,
             starving_since: None,
             starved: None,
             not_up_since: None,
@@ -142,6 +147,12 @@ impl Agent {
     /// The epoch in which the newest timeline of the directory was born.
     pub(super) fn born(&self) -> Option<Epoch> {
         self.seen()?.history.last().map(|birth| birth.born)
+    }
+
+    /// The synchronous configuration that is in force and stays so until another is told.
+    fn sync_in_force(&self) -> Option<&SyncNames> {
+        let seen = self.fresh()?;
+        (self.sync_told.as_ref() == Some(&seen.sync)).then_some(&seen.sync)
     }
 
     /// Takes a look in, and keeps the clocks that hang on it.
@@ -226,7 +237,7 @@ impl Agent {
             ),
             detached: promise.map(|(epoch, _)| epoch),
             streams: seen.map(|o| o.streams.clone()).unwrap_or_default(),
-            sync: seen.map(|o| o.sync.clone()).unwrap_or_default(),
+            sync: self.sync_in_force().cloned().unwrap_or_default(),
             admits: seen.is_some_and(|o| o.admits),
             leased: self.lease.is_some_and(|lease| {
                 lease.covers(control.primacy.epoch, now, &control.settings.timing)

@@ -125,8 +125,21 @@ impl Coordinator {
         if admits { now.since(self.given_at) } else { Duration::ZERO }
     }
 
-    /// Takes a report in.
-    pub(super) fn on_report(&mut self, report: Report, control: &ControlState, now: Moment) {
+    /// Takes a report in, unless a later one has overtaken it: a member never forgets what it has
+    /// applied, so an older version is an older word.
+    pub(super) fn on_report(
+        &mut self,
+        report: Report,
+        control: &ControlState,
+        now: Moment,
+        sabotage: Sabotage,
+    ) {
+        let overtaken = self.seen.get(&report.node).is_some_and(|seen| {
+            seen.report.version > report.version && !sabotage.is(Saboteur::SettleByALateReport)
+        });
+        if overtaken {
+            return;
+        }
         if control.primacy.holder == Some(report.node)
             && report.birth.is_some_and(|b| b.born == self.epoch)
         {

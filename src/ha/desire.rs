@@ -167,7 +167,10 @@ impl Situation<'_> {
             return Desire::Propose(Command::Born { epoch, system, history });
         }
         let Some(target) = self.target(epoch) else { return Desire::Rest };
-        if self.seen.sync != target {
+        // A change is settled on certain news only: where the end of an earlier word is unknown, it
+        // is said once more.
+        let told = self.agent.sync_told.as_ref() == Some(&target);
+        if self.seen.sync != target || (self.control.sync.is_joint() && !told) {
             return Desire::Do(Verb::SetSync(target));
         }
         if !self.seen.admits {

@@ -37,7 +37,8 @@ pub struct ReceiverReport {
 pub struct Report {
     /// Whose.
     pub node: NodeId,
-    /// How far it has applied the control state (its version).
+    /// How far it has applied the control state (its version). It never goes back, so it tells
+    /// which of two reports is the older one.
     pub version: u64,
     /// Whether its directory holds a database at all.
     pub has_data: bool,
@@ -60,7 +61,8 @@ pub struct Report {
     pub detached: Option<Epoch>,
     /// A primary's standbys.
     pub streams: Vec<StreamState>,
-    /// A primary's synchronous configuration in force.
+    /// A primary's synchronous configuration, where it is certain that it is in force and that no
+    /// other is about to be; else an empty one.
     pub sync: SyncNames,
     /// Whether clients are let in.
     pub admits: bool,

@@ -179,14 +179,19 @@ impl Core {
                 self.agent.starved = None;
                 self.agent.diverged = None;
             }
-            Verb::Start(StartAs::Primary { epoch, .. }) => {
+            Verb::Start(StartAs::Primary { epoch, sync }) => {
                 self.agent.following = None;
+                self.agent.sync_told = Some(sync.clone());
                 self.rearm(*epoch, actions);
             }
-            Verb::Promote(sync) => self.rearm(sync.epoch, actions),
+            Verb::Promote(sync) => {
+                self.agent.sync_told = Some(sync.clone());
+                self.rearm(sync.epoch, actions);
+            }
+            Verb::SetSync(sync) => self.agent.sync_told = Some(sync.clone()),
             Verb::Start(StartAs::Standby) | Verb::Detach => self.agent.following = None,
             Verb::Stop(_) => self.agent.note_stopped(),
-            Verb::Initialise | Verb::Rewind(_) | Verb::SetSync(_) | Verb::Admit => {}
+            Verb::Initialise | Verb::Rewind(_) | Verb::Admit => {}
         }
         if let Finished::Rewound(report) = finished {
             actions.push(Action::Say(format!(
@@ -284,7 +289,7 @@ impl Core {
             return;
         };
         let node = report.node;
-        coordinator.on_report(report, &self.control, self.now);
+        coordinator.on_report(report, &self.control, self.now, self.sabotage);
         if let Some(epoch) = renew {
             coordinator.renewals.insert(request, (node, epoch));
             actions.push(Action::ConfirmLeadership { request });
@@ -382,7 +387,11 @@ impl Core {
         let id = self.next_action_id();
         let epoch = self.control.primacy.epoch;
         match &verb {
-            Verb::Start(StartAs::Primary { .. }) => self.agent.restarts.push(self.now),
+            Verb::Start(StartAs::Primary { .. }) => {
+                self.agent.restarts.push(self.now);
+                self.agent.sync_told = None;
+            }
+            Verb::Promote(_) | Verb::SetSync(_) => self.agent.sync_told = None,
             Verb::Stop(StopHow::Fast) => {
                 let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
                 self.timers.set_no_later(Timer::AgentReview, self.now + limit);
@@ -392,10 +401,8 @@ impl Core {
             Verb::Initialise
             | Verb::Rewind(_)
             | Verb::Start(StartAs::Standby)
-            | Verb::Promote(_)
             | Verb::Follow(_)
             | Verb::Detach
-            | Verb::SetSync(_)
             | Verb::Admit => {}
         }
         self.agent.busy = Some(Busy { id, verb: verb.clone(), epoch, since: self.now });

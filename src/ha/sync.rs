@@ -89,6 +89,11 @@ impl SyncWatch {
         report: &Report,
         sabotage: Sabotage,
     ) -> bool {
+        // A report may be late, and the target may have been in force once before.
+        let early = report.version < control.sync.since;
+        if early && !sabotage.is(Saboteur::SettleByALateReport) {
+            return false;
+        }
         if report.sync != *target {
             self.mark = None;
             return false;

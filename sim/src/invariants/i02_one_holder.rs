@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pg_replica::control::ControlState;
 use pg_replica::env::TimelineBirth;
-use pg_replica::ids::{Epoch, Lsn, NodeId, SystemId, Timeline};
+use pg_replica::ids::{Epoch, NodeId, SystemId, Timeline};
 
 use crate::witness::{Acknowledged, Row};
 
@@ -198,6 +198,7 @@ impl OneHolder {
 #[cfg(test)]
 mod tests {
     use pg_replica::control::TimelineRecord;
+    use pg_replica::ids::Lsn;
 
     use super::super::testing::{assert_broken, assert_kept, birth, commit, ms, rows, state};
     use super::*;

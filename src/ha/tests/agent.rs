@@ -305,3 +305,40 @@ fn the_tail_to_confirm_is_that_of_a_running_primary() {
     bench.sees(120, down);
     assert_eq!(bench.core.agent.tail, None);
 }
+
+/// I3: while a word about the configuration is under way, or ended nobody knows how, another one
+/// than Postgres shows may still come into force.
+#[test]
+fn a_configuration_is_reported_only_where_no_other_can_come_into_force() {
+    let mut control = with_primary(3, Mode::QuorumSync);
+    let both = primary(&control, 100);
+    let version = control.sync.version;
+    let target = sync_names(&control, 1, &[2]);
+    let narrow = Command::ProposeSync { epoch: Epoch(1), version, target: target.clone() };
+    do_it(&mut control, &narrow);
+    let alone = Observation { sync: target.clone(), ..both };
+    let mut bench = Bench::new(1, control);
+    hears_leader(&mut bench, 1, 2);
+    granted(&mut bench, 5, 10, 1);
+    arm_as_asked(&mut bench, 11);
+    bench.actions.clear();
+    // It is in force by all that can be seen; but a predecessor of this manager may have said
+    // something else a moment ago.
+    bench.sees(20, alone.clone());
+    let reported = |bench: &Bench| bench.reports().last().expect("a report").sync.clone();
+    bench.step(220, Event::Wake);
+    assert_ne!(reported(&bench), target);
+    assert_eq!(bench.verbs(), [Verb::SetSync(target.clone())]);
+    let id = crate::ids::ActionId(1);
+    bench.step(230, Event::VerbDone { id, outcome: Outcome::Unknown });
+    bench.sees(430, alone.clone());
+    assert_ne!(reported(&bench), target);
+    assert_eq!(bench.verbs(), [Verb::SetSync(target.clone())]);
+    let id = crate::ids::ActionId(2);
+    let outcome = Outcome::Done(Finished::Plain);
+    bench.step(440, Event::VerbDone { id, outcome });
+    bench.sees(640, alone);
+    bench.step(850, Event::Wake);
+    assert_eq!(reported(&bench), target);
+    assert_eq!(bench.verbs(), []);
+}

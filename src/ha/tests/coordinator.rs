@@ -20,9 +20,9 @@ fn judged(control: &ControlState, holder_heard_ms: u64, silent_ms: u64) -> Optio
     holder.detached = None;
     holder.leased = true;
     holder.sync = control.sync.target().cloned().expect("a target");
-    coordinator.on_report(holder, control, at(holder_heard_ms));
+    coordinator.on_report(holder, control, at(holder_heard_ms), Sabotage::NONE);
     for node in [2, 3] {
-        coordinator.on_report(follower(node, silent_ms), control, at(5_000));
+        coordinator.on_report(follower(node, silent_ms), control, at(5_000), Sabotage::NONE);
     }
     coordinator.next_command(at(5_000), control, Sabotage::NONE)
 }
@@ -75,8 +75,8 @@ fn a_holder_that_is_heard_and_cannot_renew_is_replaced() {
     let mut coordinator = Coordinator::new(Term(1), at(0), &control);
     let heard = |coordinator: &mut Coordinator, ms: u64, leased: bool| {
         let holder = Report { detached: None, leased, ..detached(1, 100) };
-        coordinator.on_report(holder, &control, at(ms));
-        coordinator.on_report(follower(2, 10), &control, at(ms));
+        coordinator.on_report(holder, &control, at(ms), Sabotage::NONE);
+        coordinator.on_report(follower(2, 10), &control, at(ms), Sabotage::NONE);
         coordinator.next_command(at(ms), &control, Sabotage::NONE)
     };
     assert!(!matches!(heard(&mut coordinator, 1_000, true), Some(Command::Vacate { .. })));
@@ -96,7 +96,7 @@ fn a_report_speaks_for_a_member_until_several_heartbeats_were_lost() {
     let mut control = with_primary(3, Mode::Async);
     let coordinator = |control: &ControlState| {
         let mut coordinator = Coordinator::new(Term(1), at(0), control);
-        coordinator.on_report(follower(2, 10), control, at(1_000));
+        coordinator.on_report(follower(2, 10), control, at(1_000), Sabotage::NONE);
         coordinator
     };
     let alive = |control: &ControlState, ms| coordinator(control).alive(at(ms), control).len();
@@ -128,7 +128,7 @@ fn a_first_holder_that_creates_no_database_gives_way_to_another() {
     };
     let mut next = |control: &ControlState, ms: u64| {
         for node in 1..=3 {
-            coordinator.on_report(empty(node), control, at(ms));
+            coordinator.on_report(empty(node), control, at(ms), Sabotage::NONE);
         }
         coordinator.on_control(control, at(ms));
         coordinator.next_command(at(ms), control, Sabotage::NONE)
@@ -139,4 +139,18 @@ fn a_first_holder_that_creates_no_database_gives_way_to_another() {
     do_it(&mut control, &vacate);
     let elected = next(&control, 20_200);
     assert!(matches!(elected, Some(Command::Elect { holder: NodeId(2), .. })), "{elected:?}");
+}
+
+#[test]
+fn a_report_that_was_overtaken_is_dropped() {
+    let control = with_primary(3, Mode::Async);
+    let mut coordinator = Coordinator::new(Term(1), at(0), &control);
+    let mut say = |ms: u64, version: u64, flushed: u64| {
+        let report = Report { version, ..detached(2, flushed) };
+        coordinator.on_report(report, &control, at(ms), Sabotage::NONE);
+        coordinator.alive(at(ms), &control)[&NodeId(2)].position
+    };
+    assert_eq!(say(100, 8, 500), Some(position(1, 500)));
+    assert_eq!(say(150, 7, 400), Some(position(1, 500)), "an older word came later");
+    assert_eq!(say(200, 8, 600), Some(position(1, 600)));
 }

@@ -12,6 +12,7 @@ use crate::sabotage::Sabotage;
 fn report(control: &ControlState, in_force: bool, end: u64, streams: &[(u64, u64)]) -> Report {
     let mut report = detached(1, end);
     report.detached = None;
+    report.version = control.version;
     if in_force {
         report.sync = control.sync.target().cloned().expect("a target");
     }
@@ -116,4 +117,34 @@ fn a_standby_joins_only_when_it_has_caught_up() {
     let near: &[(u64, u64)] = &[(2, 9 << 20), (3, (8 << 20) + 1)];
     let proposed = step(&mut watch, &mut control, 3_400, (true, 9 << 20, near));
     assert!(matches!(proposed, Some(Command::ProposeSync { .. })));
+}
+
+/// I3: the set goes from both to the second alone, back to both, and to the second alone again. What
+/// the primary said in the first of these times arrives in the last.
+#[test]
+fn a_late_report_about_the_same_configuration_settles_nothing() {
+    let mut control = with_primary(3, Mode::QuorumSync);
+    let mut watch = SyncWatch::default();
+    let only_two: &[(u64, u64)] = &[(2, 100)];
+    for ms in [0, 3_100, 3_200] {
+        step(&mut watch, &mut control, ms, (true, 100, only_two));
+    }
+    assert_eq!(control.sync.configs[..], [sync_names(&control, 1, &[2])]);
+    let late = report(&control, true, 100, only_two);
+
+    let both: &[(u64, u64)] = &[(2, 100), (3, 100)];
+    for ms in [3_300, 3_400] {
+        step(&mut watch, &mut control, ms, (true, 100, both));
+    }
+    assert_eq!(control.sync.configs[..], [sync_names(&control, 1, &[2, 3])]);
+    // The third member alone confirms up to 900, and is lost.
+    for ms in [3_500, 6_600] {
+        step(&mut watch, &mut control, ms, (true, 900, only_two));
+    }
+    assert!(control.sync.is_joint());
+    assert_eq!(watch.next_step(at(6_700), &control, &late, Sabotage::NONE), None);
+    // Nor is the late one's position a mark for those that follow.
+    assert_eq!(step(&mut watch, &mut control, 6_800, (true, 900, only_two)), None);
+    let settled = step(&mut watch, &mut control, 6_900, (true, 900, &[(2, 900)]));
+    assert!(matches!(settled, Some(Command::SettleSync { .. })));
 }
