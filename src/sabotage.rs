@@ -60,6 +60,7 @@ saboteurs! {
     NeverElect,
     ReportBeforeDetached,
     HandOverUnclean,
+    PromiseWhileConfigured,
 }
 
 /// The switch: at most one rule is broken at a time.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::control::ControlState;
 use crate::env::{Observation, Process, StopHow, SyncNames};
 use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
+use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
 use super::lease::Lease;
@@ -35,6 +36,19 @@ pub(super) struct Busy {
     pub(super) since: Moment,
 }
 
+/// What Postgres's configuration names as its upstream. That it streams from nowhere says nothing
+/// about it: between two attempts to connect no receiver is seen either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attachment {
+    /// A predecessor of this manager may have told it anything; or a word about it is under way, or
+    /// ended nobody knows how.
+    Unknown,
+    /// Nobody: it was detached, or has not been told since it was started.
+    Cleared,
+    /// This primary, under the name of this epoch.
+    To(NodeId, Epoch),
+}
+
 /// What the agent remembers. Nothing here survives a restart of the manager, and nothing has to.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -51,7 +65,7 @@ pub(super) struct Agent {
     /// The verb under way.
     pub(super) busy: Option<Busy>,
     /// Whom Postgres was last told to follow.
-    pub(super) following: Option<(NodeId, Epoch)>,
+    pub(super) attachment: Attachment,
     /// The synchronous configuration that Postgres was last told, where it is certain that it was:
     /// not while it is being told, and not where the end of that is unknown. Then another one than
     /// the last look saw may still come into force.
@@ -108,7 +122,7 @@ impl Agent {
             stale_before: Moment::default(),
             lease: None,
             busy: None,
-            following: None,
+            attachment: Attachment::Unknown,
             sync_told: None,
             starving_since: None,
             starved: None,
@@ -161,8 +175,9 @@ impl Agent {
         self.hung_since = hung.then(|| self.hung_since.unwrap_or(now));
         let stopping = observation.process == Process::Stopping;
         self.stopping_since = stopping.then(|| self.stopping_since.unwrap_or(now));
-        if matches!(observation.process, Process::Down { .. }) {
-            self.following = None;
+        if matches!(observation.process, Process::Down { .. }) && asked >= self.stale_before {
+            // Whatever its configuration names is cleared before it is started.
+            self.attachment = Attachment::Cleared;
         }
         self.blind_since = None;
         self.note_starvation(&observation, now);
@@ -190,7 +205,7 @@ impl Agent {
 
     /// A stop has returned: whatever the last look saw, no process exists any more.
     pub(super) fn note_stopped(&mut self) {
-        self.following = None;
+        self.attachment = Attachment::Cleared;
         if let Some((observation, _)) = &mut self.observed {
             observation.process = Process::Down { clean: false };
             observation.flushed = None;
@@ -203,6 +218,16 @@ impl Agent {
         let planned = Verb::Stop(StopHow::Fast);
         let stopping = self.seen().is_some_and(|seen| seen.process == Process::Stopping);
         self.cut_short |= stopping || self.busy.as_ref().is_some_and(|busy| busy.verb == planned);
+    }
+
+    /// Whether Postgres may receive anything by itself from here on.
+    pub(super) fn may_receive(&self, seen: &Observation, sabotage: Sabotage) -> bool {
+        let configured = match self.attachment {
+            Attachment::Unknown => !sabotage.is(Saboteur::PromiseWhileConfigured),
+            Attachment::Cleared => false,
+            Attachment::To(..) => true,
+        };
+        seen.receiver.is_some() || configured
     }
 
     /// Forgets crashes that are too long ago to count.

@@ -13,7 +13,7 @@ use crate::ids::{CommandId, Epoch, Moment, NodeId};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
-use super::agent::{Agent, HUNG_LIMIT};
+use super::agent::{Agent, Attachment, HUNG_LIMIT};
 use super::fencing::is_strangers;
 use super::patience::out_of_patience;
 use super::rejoin::{Relation, compare};
@@ -117,9 +117,7 @@ impl Situation<'_> {
             }
             (Process::Starting | Process::Stopping, _) => Desire::Look(LOOK_LATER),
             (Process::Down { .. }, side) => self.bring_up(epoch, side),
-            (Process::Up, Side::Standby) if self.seen.receiver.is_some() => {
-                Desire::Do(Verb::Detach)
-            }
+            (Process::Up, Side::Standby) if self.may_receive() => Desire::Do(Verb::Detach),
             (Process::Up, Side::Standby) => match self.target(epoch) {
                 Some(sync) => Desire::Do(Verb::Promote(sync)),
                 None => Desire::Rest,
@@ -263,8 +261,7 @@ impl Situation<'_> {
             Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
             Process::Starting | Process::Stopping | Process::Hung => Desire::Look(LOOK_LATER),
             Process::Up => {
-                let wanted = (upstream.node, upstream.epoch);
-                if self.agent.following != Some(wanted) {
+                if self.agent.attachment != Attachment::To(upstream.node, upstream.epoch) {
                     return Desire::Do(Verb::Follow(upstream));
                 }
                 Desire::Rest
@@ -289,12 +286,16 @@ impl Situation<'_> {
     }
 
     fn detach_or_rest(&self) -> Desire {
-        let attached = self.seen.process == Process::Up && self.seen.receiver.is_some();
-        let following = self.agent.following.is_some();
-        if (attached || following) && !self.sabotage.is(Saboteur::ElectWithoutDetaching) {
+        let standby = self.seen.process == Process::Up && self.seen.side == Side::Standby;
+        let attached = standby && self.may_receive();
+        if attached && !self.sabotage.is(Saboteur::ElectWithoutDetaching) {
             return Desire::Do(Verb::Detach);
         }
         Desire::Rest
+    }
+
+    fn may_receive(&self) -> bool {
+        self.agent.may_receive(self.seen, self.sabotage)
     }
 
     fn detach_or_recover(&self) -> Desire {

@@ -79,7 +79,7 @@ impl Core {
             || self.sabotage.is(Saboteur::ReportBeforeDetached);
         let seen = if careless { self.agent.seen() } else { self.agent.fresh() };
         let Some(seen) = seen else { return };
-        let attached = seen.receiver.is_some() || self.agent.following.is_some();
+        let attached = self.agent.may_receive(seen, self.sabotage);
         if seen.may_write() || (attached && !careless) {
             return;
         }

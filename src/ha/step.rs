@@ -9,7 +9,7 @@ use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
 use super::action::{Action, Verb};
-use super::agent::Busy;
+use super::agent::{Attachment, Busy};
 use super::coordinator::Coordinator;
 use super::desire::{Desire, Situation};
 use super::event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
@@ -172,7 +172,7 @@ impl Core {
         }
         match &busy.verb {
             Verb::Follow(upstream) => {
-                self.agent.following = Some((upstream.node, upstream.epoch));
+                self.agent.attachment = Attachment::To(upstream.node, upstream.epoch);
             }
             Verb::Clone(_) => {
                 self.agent.needs_clone = false;
@@ -180,7 +180,7 @@ impl Core {
                 self.agent.diverged = None;
             }
             Verb::Start(StartAs::Primary { epoch, sync }) => {
-                self.agent.following = None;
+                self.agent.attachment = Attachment::Cleared;
                 self.agent.sync_told = Some(sync.clone());
                 self.rearm(*epoch, actions);
             }
@@ -189,7 +189,9 @@ impl Core {
                 self.rearm(sync.epoch, actions);
             }
             Verb::SetSync(sync) => self.agent.sync_told = Some(sync.clone()),
-            Verb::Start(StartAs::Standby) | Verb::Detach => self.agent.following = None,
+            Verb::Start(StartAs::Standby) | Verb::Detach => {
+                self.agent.attachment = Attachment::Cleared;
+            }
             Verb::Stop(_) => self.agent.note_stopped(),
             Verb::Initialise | Verb::Rewind(_) | Verb::Admit => {}
         }
@@ -210,9 +212,6 @@ impl Core {
         if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby)) {
             // Among others: a rewind that was cut short leaves a directory that only a copy mends.
             self.agent.needs_clone = true;
-        }
-        if matches!(busy.verb, Verb::Follow(_)) {
-            self.agent.following = None;
         }
         if matches!(busy.verb, Verb::Stop(_)) {
             self.agent.stop_again_at = self.now + STOP_AGAIN;
@@ -392,18 +391,15 @@ impl Core {
                 self.agent.sync_told = None;
             }
             Verb::Promote(_) | Verb::SetSync(_) => self.agent.sync_told = None,
+            // Until it ends well either may be so.
+            Verb::Follow(_) | Verb::Detach => self.agent.attachment = Attachment::Unknown,
             Verb::Stop(StopHow::Fast) => {
                 let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
                 self.timers.set_no_later(Timer::AgentReview, self.now + limit);
             }
             Verb::Stop(StopHow::Immediate) => self.agent.note_cut_short(),
             Verb::Clone(_) => actions.extend(self.what_a_copy_replaces().map(Action::Say)),
-            Verb::Initialise
-            | Verb::Rewind(_)
-            | Verb::Start(StartAs::Standby)
-            | Verb::Follow(_)
-            | Verb::Detach
-            | Verb::Admit => {}
+            Verb::Initialise | Verb::Rewind(_) | Verb::Start(StartAs::Standby) | Verb::Admit => {}
         }
         self.agent.busy = Some(Busy { id, verb: verb.clone(), epoch, since: self.now });
         actions.push(Action::Postgres { id, epoch, verb });

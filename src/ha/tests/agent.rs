@@ -41,6 +41,10 @@ pub(super) fn finish(bench: &mut Bench, ms: u64) {
     bench.step(ms, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
 }
 
+fn finish_as(bench: &mut Bench, ms: u64, id: u64, outcome: Outcome<Finished>) {
+    bench.step(ms, Event::VerbDone { id: crate::ids::ActionId(id), outcome });
+}
+
 /// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
 pub(super) fn leased_primary(sent_ms: u64) -> Bench {
     let control = with_primary(3, Mode::Async);
@@ -341,4 +345,56 @@ fn a_configuration_is_reported_only_where_no_other_can_come_into_force() {
     bench.step(850, Event::Wake);
     assert_eq!(reported(&bench), target);
     assert_eq!(bench.verbs(), []);
+}
+
+/// I3: between two attempts to connect no receiver is seen, and the next attempt may succeed.
+#[test]
+fn a_restarted_manager_detaches_before_it_promises_although_nothing_streams() {
+    let mut bench = Bench::new(2, vacated(3, Mode::QuorumSync));
+    hears_leader(&mut bench, 1, 3);
+    bench.sees(10, standby(100));
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+    assert_eq!(bench.verbs(), [Verb::Detach]);
+    finish_as(&mut bench, 20, 1, Outcome::Unknown);
+    bench.sees(230, standby(100));
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+    assert_eq!(bench.verbs(), [Verb::Detach], "its end was unknown");
+    finish_as(&mut bench, 240, 2, Outcome::Done(Finished::Plain));
+    bench.sees(440, standby(100));
+    assert!(bench.reports().iter().any(|report| report.detached == Some(Epoch(1))));
+}
+
+#[test]
+fn what_a_stopped_directory_names_as_its_upstream_needs_no_detaching() {
+    let mut bench = Bench::new(2, vacated(3, Mode::QuorumSync));
+    hears_leader(&mut bench, 1, 3);
+    bench.sees(10, Observation { process: Process::Down { clean: true }, ..standby(100) });
+    assert!(bench.reports().iter().any(|report| report.detached == Some(Epoch(1))));
+    assert_eq!(bench.verbs(), []);
+}
+
+/// I9: a promotion is refused while an upstream is configured, whether it streams or not.
+#[test]
+fn a_holder_detaches_what_may_be_configured_before_it_promotes() {
+    let mut control = with_primary(3, Mode::Async);
+    let follow = |bench: &mut Bench| {
+        hears_leader(bench, 1, 3);
+        bench.sees(10, standby(100));
+        assert!(matches!(bench.verbs()[..], [Verb::Follow(_)]));
+    };
+    let mut bench = Bench::new(2, control.clone());
+    follow(&mut bench);
+    finish_as(&mut bench, 20, 1, Outcome::Unknown);
+    do_it(&mut control, &Command::Vacate { epoch: Epoch(1), why: VacateReason::Silent });
+    elect_second(&mut control);
+    let target = control.sync.target().cloned().expect("a target");
+    bench.step(100, Event::Control(Arc::new(control)));
+    granted(&mut bench, 105, 110, 2);
+    arm_as_asked(&mut bench, 111);
+    bench.actions.clear();
+    bench.sees(330, standby(100));
+    assert_eq!(bench.verbs(), [Verb::Detach]);
+    finish_as(&mut bench, 340, 2, Outcome::Done(Finished::Plain));
+    bench.sees(550, standby(100));
+    assert_eq!(bench.verbs(), [Verb::Promote(target)]);
 }
