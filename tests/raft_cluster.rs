@@ -48,7 +48,7 @@ impl Clock for Absent {
 }
 
 impl Guard for Absent {
-    async fn arm(&self, _: Epoch, _: Moment) -> Result<(), GuardError> {
+    async fn arm(&self, _: Armed) -> Result<(), GuardError> {
         match *self {}
     }
     async fn disarm(&self, _: Epoch) -> Result<(), GuardError> {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pg_replica::env::{Armed, Guard, GuardError};
-use pg_replica::ids::{Epoch, Moment};
+use pg_replica::ids::Epoch;
 use pg_replica::sabotage::{Sabotage, Saboteur};
 use tokio::sync::{mpsc, oneshot};
 
@@ -117,8 +117,8 @@ impl SimGuard {
 }
 
 impl Guard for SimGuard {
-    async fn arm(&self, epoch: Epoch, deadline: Moment) -> Result<(), GuardError> {
-        self.order(|answer| Order::Arm(Armed { epoch, deadline }, answer)).await
+    async fn arm(&self, armed: Armed) -> Result<(), GuardError> {
+        self.order(|answer| Order::Arm(armed, answer)).await
     }
 
     async fn disarm(&self, epoch: Epoch) -> Result<(), GuardError> {

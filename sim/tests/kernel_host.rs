@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use madsim::runtime::Runtime;
-use pg_replica::env::{Clock, Guard, GuardError, Network, NetworkError, Peer};
-use pg_replica::ids::{Epoch, Incarnation, NodeId};
+use pg_replica::env::{Armed, Clock, Guard, GuardError, Network, NetworkError, Peer};
+use pg_replica::ids::{Epoch, Incarnation, Moment, NodeId};
 use pg_replica::sabotage::{Sabotage, Saboteur};
 use sim::clock::{sleep, true_now};
 use sim::fabric::{Fabric, LinkFault};
@@ -126,6 +126,10 @@ fn guarded(streams: &Streams, sabotage: Sabotage) -> (Host, SimGuard, Arc<Mutex<
     (host, guard, struck)
 }
 
+fn lease(epoch: u64, deadline: Moment) -> Armed {
+    Armed { epoch: Epoch(epoch), deadline, until: deadline + SECOND / 20 }
+}
+
 #[test]
 fn the_guard_strikes_at_its_deadline_although_the_manager_is_dead() {
     simulate(1, async |streams| {
@@ -133,12 +137,12 @@ fn the_guard_strikes_at_its_deadline_although_the_manager_is_dead() {
         let deadline = host.clock().now() + SECOND;
         let arming = guard.clone();
         let armed = host
-            .spawn_on(ProcessKind::Manager, async move { arming.arm(Epoch(1), deadline).await });
+            .spawn_on(ProcessKind::Manager, async move { arming.arm(lease(1, deadline)).await });
         armed.await.unwrap().unwrap();
         host.kill(ProcessKind::Manager);
         sleep(SECOND / 2).await;
         assert!(struck.lock().unwrap().is_empty());
-        assert_eq!(guard.armed().await.unwrap().unwrap().deadline, deadline);
+        assert_eq!(guard.armed().await.unwrap(), Some(lease(1, deadline)));
         sleep(SECOND).await;
         let struck = struck.lock().unwrap().clone();
         assert_eq!(struck.len(), 1);
@@ -152,19 +156,19 @@ fn the_guard_keeps_the_latest_deadline_of_an_epoch_and_ignores_older_epochs() {
     simulate(1, async |streams| {
         let (host, guard, struck) = guarded(&streams, Sabotage::NONE);
         let now = host.clock().now();
-        guard.arm(Epoch(2), now + 2 * SECOND).await.unwrap();
-        guard.arm(Epoch(2), now + SECOND).await.unwrap();
-        guard.arm(Epoch(1), now + 9 * SECOND).await.unwrap();
+        guard.arm(lease(2, now + 2 * SECOND)).await.unwrap();
+        guard.arm(lease(2, now + SECOND)).await.unwrap();
+        guard.arm(lease(1, now + 9 * SECOND)).await.unwrap();
         guard.disarm(Epoch(1)).await.unwrap();
         for step in 1_u32..=4 {
-            guard.arm(Epoch(2), now + step * SECOND / 2 + 2 * SECOND).await.unwrap();
+            guard.arm(lease(2, now + step * SECOND / 2 + 2 * SECOND)).await.unwrap();
             sleep(SECOND / 2).await;
         }
         assert!(struck.lock().unwrap().is_empty());
         sleep(3 * SECOND).await;
         let struck = struck.lock().unwrap().clone();
         assert_eq!((struck.len(), struck[0].as_secs()), (1, 4));
-        guard.arm(Epoch(3), host.clock().now() + SECOND).await.unwrap();
+        guard.arm(lease(3, host.clock().now() + SECOND)).await.unwrap();
         guard.disarm(Epoch(3)).await.unwrap();
         sleep(3 * SECOND).await;
     });
@@ -174,7 +178,7 @@ fn the_guard_keeps_the_latest_deadline_of_an_epoch_and_ignores_older_epochs() {
 fn a_frozen_guard_strikes_after_the_thaw_and_a_dead_one_is_gone() {
     simulate(1, async |streams| {
         let (host, guard, struck) = guarded(&streams, Sabotage::NONE);
-        guard.arm(Epoch(1), host.clock().now() + SECOND).await.unwrap();
+        guard.arm(lease(1, host.clock().now() + SECOND)).await.unwrap();
         host.freeze(false);
         sleep(5 * SECOND).await;
         assert!(struck.lock().unwrap().is_empty());
@@ -182,7 +186,7 @@ fn a_frozen_guard_strikes_after_the_thaw_and_a_dead_one_is_gone() {
         sleep(Duration::from_millis(20)).await;
         assert_eq!(struck.lock().unwrap().len(), 1);
         host.kill(ProcessKind::Guard);
-        let gone = guard.arm(Epoch(2), host.clock().now()).await;
+        let gone = guard.arm(lease(2, host.clock().now())).await;
         assert!(matches!(gone, Err(GuardError::Gone(_))));
         host.start(ProcessKind::Guard);
         drop(host.spawn_on(ProcessKind::Guard, guard.serve()));
@@ -195,7 +199,7 @@ fn a_sabotaged_guard_never_strikes() {
     simulate(1, async |streams| {
         let sabotage = Sabotage::of(Saboteur::GuardNeverFires);
         let (host, guard, struck) = guarded(&streams, sabotage);
-        guard.arm(Epoch(1), host.clock().now() + SECOND).await.unwrap();
+        guard.arm(lease(1, host.clock().now() + SECOND)).await.unwrap();
         sleep(3 * SECOND).await;
         assert!(struck.lock().unwrap().is_empty());
     });

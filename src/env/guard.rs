@@ -11,6 +11,9 @@ pub struct Armed {
     pub epoch: Epoch,
     /// When every Postgres process of this machine ends.
     pub deadline: Moment,
+    /// When the lease itself ends. The guard only keeps it, for the next manager: the margin
+    /// between the two may be another one by then.
+    pub until: Moment,
 }
 
 /// Why the guard could not be reached.
@@ -23,15 +26,11 @@ pub enum GuardError {
 
 /// The guard of this machine. It outlives the manager.
 pub trait Guard: Clone + Send + Sync + 'static {
-    /// Moves the deadline of `epoch`. When it returns, the guard will end Postgres at `deadline`
+    /// Moves the deadline of an epoch. When it returns, the guard will end Postgres at the deadline
     /// (children first, then the postmaster) unless it is armed again, even if this process is
     /// dead by then. An earlier deadline than the present one of the same epoch changes nothing,
     /// so a repetition or a late delivery is harmless; cancelled, either deadline may be in force.
-    fn arm(
-        &self,
-        epoch: Epoch,
-        deadline: Moment,
-    ) -> impl Future<Output = Result<(), GuardError>> + Send;
+    fn arm(&self, armed: Armed) -> impl Future<Output = Result<(), GuardError>> + Send;
 
     /// Forgets the deadline of `epoch`: its Postgres has been seen to end. Naming another epoch
     /// than the armed one changes nothing. Calling twice is harmless.

@@ -11,6 +11,7 @@ use crate::env::{StartAs, StopHow, SyncNames, Upstream};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 
 use super::event::{HeartbeatAnswer, RequestId};
+use super::lease::Lease;
 use super::report::Report;
 
 /// One thing to do to Postgres. At most one is under way; `Stop` may overtake any other.
@@ -42,7 +43,10 @@ pub enum Verb {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Look at Postgres; ends with `Observed`.
-    Observe,
+    Observe {
+        /// Its number.
+        id: ActionId,
+    },
     /// Do something to Postgres under `epoch`; ends with `VerbDone`.
     Postgres {
         /// Its number.
@@ -54,12 +58,12 @@ pub enum Action {
     },
     /// Move the guard's deadline, and the commit fence's with it; ends with `GuardArmed`.
     ArmGuard {
-        /// The epoch.
-        epoch: Epoch,
+        /// Its number.
+        id: ActionId,
+        /// The epoch, and when its lease ends.
+        lease: Lease,
         /// When the guard ends Postgres.
         deadline: Moment,
-        /// When the lease itself ends.
-        until: Moment,
     },
     /// Take the guard's deadline away: this epoch's Postgres was seen to end.
     DisarmGuard {
@@ -113,6 +117,25 @@ pub enum Action {
     Say(String),
 }
 
+impl Verb {
+    /// Whether a server that writes may come of it.
+    #[must_use]
+    pub fn makes_primary(&self) -> bool {
+        match self {
+            Self::Promote(_) | Self::Start(StartAs::Primary { .. }) => true,
+            Self::Initialise
+            | Self::Clone(_)
+            | Self::Rewind(_)
+            | Self::Start(StartAs::Standby)
+            | Self::Follow(_)
+            | Self::Detach
+            | Self::SetSync(_)
+            | Self::Admit
+            | Self::Stop(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -136,10 +159,10 @@ impl fmt::Display for Verb {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Observe => f.write_str("observe"),
+            Self::Observe { .. } => f.write_str("observe"),
             Self::Postgres { id, epoch, verb } => write!(f, "{id} {epoch}: {verb}"),
-            Self::ArmGuard { epoch, deadline, .. } => {
-                write!(f, "arm guard for {epoch} until {deadline}")
+            Self::ArmGuard { lease, deadline, .. } => {
+                write!(f, "arm guard for {} until {deadline}", lease.epoch)
             }
             Self::DisarmGuard { epoch } => write!(f, "disarm guard of {epoch}"),
             Self::SendHeartbeat { to, renew: Some(e), .. } => write!(f, "renew {e} at {to}"),

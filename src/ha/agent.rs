@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::ControlState;
-use crate::env::{Observation, Process, StopHow, SyncNames};
+use crate::env::{Observation, Process, Side, StopHow, SyncNames};
 use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
@@ -49,19 +49,33 @@ pub(super) enum Attachment {
     To(NodeId, Epoch),
 }
 
+/// A server that was told to become primary. I5: whatever the last look saw, it counts as one from
+/// then on until a look shows what came of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unseen {
+    /// The primacy for which it was told.
+    pub(super) epoch: Epoch,
+    /// No end of it is known: it may come true later than any look.
+    pub(super) open: bool,
+}
+
 /// What the agent remembers. Nothing here survives a restart of the manager, and nothing has to.
 #[derive(Debug)]
 pub(super) struct Agent {
     /// The last look at Postgres, and when it was asked for.
     pub(super) observed: Option<(Observation, Moment)>,
-    /// A look under way.
-    pub(super) looking_since: Option<Moment>,
+    /// A look under way, and when it was asked for.
+    pub(super) looking: Option<(ActionId, Moment)>,
     /// Since when every look has failed.
     pub(super) blind_since: Option<Moment>,
     /// Looks that were asked for before this instant may show what is no longer so.
     pub(super) stale_before: Moment,
     /// The lease in force: the guard is armed for it.
     pub(super) lease: Option<Lease>,
+    /// The last action before the guard was disarmed: an answer to an earlier word to it is void.
+    pub(super) disarmed_at: ActionId,
+    /// A server that was told to become primary and was not looked at since.
+    pub(super) unseen: Option<Unseen>,
     /// The verb under way.
     pub(super) busy: Option<Busy>,
     /// Whom Postgres was last told to follow.
@@ -117,10 +131,12 @@ impl Agent {
     pub(super) fn new() -> Self {
         Self {
             observed: None,
-            looking_since: None,
+            looking: None,
             blind_since: None,
             stale_before: Moment::default(),
             lease: None,
+            disarmed_at: ActionId::default(),
+            unseen: None,
             busy: None,
             attachment: Attachment::Unknown,
             sync_told: None,
@@ -179,6 +195,12 @@ impl Agent {
             // Whatever its configuration names is cleared before it is started.
             self.attachment = Attachment::Cleared;
         }
+        let shown = observation.side == Side::Primary
+            || matches!(observation.process, Process::Down { .. })
+            || self.unseen.is_some_and(|unseen| !unseen.open);
+        if shown && asked >= self.stale_before && !self.is_promoting() {
+            self.unseen = None;
+        }
         self.blind_since = None;
         self.note_starvation(&observation, now);
         self.observed = Some((observation, asked));
@@ -206,6 +228,7 @@ impl Agent {
     /// A stop has returned: whatever the last look saw, no process exists any more.
     pub(super) fn note_stopped(&mut self) {
         self.attachment = Attachment::Cleared;
+        self.unseen = None;
         if let Some((observation, _)) = &mut self.observed {
             observation.process = Process::Down { clean: false };
             observation.flushed = None;
@@ -218,6 +241,11 @@ impl Agent {
         let planned = Verb::Stop(StopHow::Fast);
         let stopping = self.seen().is_some_and(|seen| seen.process == Process::Stopping);
         self.cut_short |= stopping || self.busy.as_ref().is_some_and(|busy| busy.verb == planned);
+    }
+
+    /// Whether it is being made a primary right now.
+    fn is_promoting(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.verb.makes_primary())
     }
 
     /// Whether Postgres may receive anything by itself from here on.
@@ -247,7 +275,7 @@ impl Agent {
             has_data: seen.is_some_and(|o| o.system.is_some()),
             ever_started: seen.is_some_and(|o| o.ever_started),
             process: seen.map_or(Process::Down { clean: true }, |o| o.process),
-            side: seen.map_or(crate::env::Side::Standby, |o| o.side),
+            side: seen.map_or(Side::Standby, |o| o.side),
             birth: seen.and_then(|o| o.history.last().copied()),
             position: promise.map_or(position, |(_, promised)| promised),
             replayed: seen

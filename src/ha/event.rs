@@ -8,6 +8,7 @@ use crate::control::{Applied, ControlState};
 use crate::env::{Armed, Observation, Outcome, RewindReport, TimelineBirth};
 use crate::ids::{ActionId, Epoch, Moment, NodeId, SystemId, Term};
 
+use super::lease::Lease;
 use super::report::Report;
 
 /// A member's request, numbered by the runtime, that waits for the core's answer.
@@ -66,7 +67,12 @@ pub enum Event {
         term: Term,
     },
     /// Postgres was looked at.
-    Observed(Outcome<Observation>),
+    Observed {
+        /// Which look it was.
+        id: ActionId,
+        /// What was seen.
+        outcome: Outcome<Observation>,
+    },
     /// A verb ended.
     VerbDone {
         /// Which one.
@@ -76,10 +82,10 @@ pub enum Event {
     },
     /// The guard was armed, or could not be.
     GuardArmed {
-        /// For which epoch.
-        epoch: Epoch,
-        /// Until when.
-        deadline: Moment,
+        /// Which word to it that was.
+        id: ActionId,
+        /// The lease that it enforces.
+        lease: Lease,
         /// Whether it is in force.
         ok: bool,
     },
@@ -156,19 +162,21 @@ impl fmt::Display for Event {
                 None => write!(f, "raft {}: nobody leads", r.term),
             },
             Self::LeadershipReady { term } => write!(f, "leads {term}"),
-            Self::Observed(Outcome::Done(o)) => {
+            Self::Observed { outcome: Outcome::Done(o), .. } => {
                 write!(f, "sees {:?} {:?}", o.side, o.process)?;
                 o.position().map_or(Ok(()), |p| write!(f, " {p}"))
             }
-            Self::Observed(Outcome::Failed(why)) => write!(f, "cannot see: {why}"),
-            Self::Observed(Outcome::Unknown) => f.write_str("cannot see"),
+            Self::Observed { outcome: Outcome::Failed(why), .. } => write!(f, "cannot see: {why}"),
+            Self::Observed { outcome: Outcome::Unknown, .. } => f.write_str("cannot see"),
             Self::VerbDone { id, outcome: Outcome::Done(_) } => write!(f, "{id} done"),
             Self::VerbDone { id, outcome: Outcome::Failed(why) } => write!(f, "{id} failed: {why}"),
             Self::VerbDone { id, outcome: Outcome::Unknown } => write!(f, "{id} ended unknown"),
-            Self::GuardArmed { epoch, deadline, ok: true } => {
-                write!(f, "guard armed for {epoch} until {deadline}")
+            Self::GuardArmed { lease, ok: true, .. } => {
+                write!(f, "guard armed for {} until {}", lease.epoch, lease.until)
             }
-            Self::GuardArmed { epoch, ok: false, .. } => write!(f, "guard not armed for {epoch}"),
+            Self::GuardArmed { lease, ok: false, .. } => {
+                write!(f, "guard not armed for {}", lease.epoch)
+            }
             Self::Heartbeat { report, renew: Some(e), .. } => write!(f, "{report} renews {e}"),
             Self::Heartbeat { report, renew: None, .. } => write!(f, "{report}"),
             Self::HeartbeatAnswered { to, answer: Some(a), .. } => match a.renewed {

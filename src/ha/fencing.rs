@@ -62,7 +62,7 @@ pub(super) fn is_strangers(agent: &Agent, control: &ControlState) -> bool {
 }
 
 /// The epoch under which Postgres writes, or is about to; `None` where it certainly does not.
-fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Epoch> {
+pub(super) fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Epoch> {
     if let Some(busy) = &agent.busy {
         match &busy.verb {
             Verb::Promote(_) | Verb::Start(StartAs::Primary { .. }) => return Some(busy.epoch),
@@ -77,6 +77,9 @@ fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Epoch> {
             | Verb::Admit
             | Verb::Stop(crate::env::StopHow::Fast) => {}
         }
+    }
+    if let Some(unseen) = agent.unseen {
+        return Some(unseen.epoch);
     }
     let seen = agent.seen()?;
     let writes = seen.may_write() && !is_strangers(agent, control);

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::env::{Observation, Outcome, Process, Side};
-use crate::ids::{Epoch, Moment};
+use crate::ids::{ActionId, Epoch, Moment};
 use crate::sabotage::Saboteur;
 
 use super::action::Action;
+use super::fencing::writable_epoch;
 use super::state::Core;
 use super::step::RETRY_MIN;
 use super::timers::Timer;
@@ -17,18 +18,27 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 impl Core {
     pub(super) fn look(&mut self, actions: &mut Vec<Action>) {
         let under_way =
-            self.agent.looking_since.is_some_and(|since| self.now.since(since) < LOOK_LIMIT);
+            self.agent.looking.is_some_and(|(_, since)| self.now.since(since) < LOOK_LIMIT);
         if !under_way {
-            if self.agent.looking_since.is_some() {
+            if self.agent.looking.is_some() {
                 self.agent.blind_since.get_or_insert(self.now);
             }
-            self.agent.looking_since = Some(self.now);
-            actions.push(Action::Observe);
+            let id = self.next_action_id();
+            self.agent.looking = Some((id, self.now));
+            actions.push(Action::Observe { id });
         }
     }
 
-    pub(super) fn on_observed(&mut self, outcome: Outcome<Observation>, actions: &mut Vec<Action>) {
-        let Some(asked) = self.agent.looking_since.take() else { return };
+    pub(super) fn on_observed(
+        &mut self,
+        id: ActionId,
+        outcome: Outcome<Observation>,
+        actions: &mut Vec<Action>,
+    ) {
+        // The answer to a look that was given up would pass for younger than it is.
+        let Some((_, asked)) = self.agent.looking.take_if(|(known, _)| *known == id) else {
+            return;
+        };
         match outcome {
             Outcome::Done(observation) => self.take_observation(observation, asked, actions),
             Outcome::Failed(_) | Outcome::Unknown => {
@@ -52,19 +62,27 @@ impl Core {
         let runs = observation.process == Process::Up && observation.side == Side::Primary;
         let waits = runs && !observation.admits;
         self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
-        let down = !observation.may_write();
+        let harmless = !observation.may_write() && asked >= self.agent.stale_before;
         self.agent.observe(observation, asked, self.now);
         self.note_divergence();
-        if down
-            && self.agent.busy.is_none()
-            && let Some(lease) = self.agent.lease
-            && !lease.covers(lease.epoch, self.now, &self.control.settings.timing)
-        {
-            actions.push(Action::DisarmGuard { epoch: lease.epoch });
-            self.agent.lease = None;
-            self.timers.clear(Timer::LeaseEnd);
+        if harmless && writable_epoch(&self.agent, &self.control).is_none() {
+            self.disarm(actions);
         }
         self.note_detachment(actions);
+    }
+
+    /// Nothing writes here, and nothing is about to: a lease that is over, or that its epoch has
+    /// outlived, is given back. The guard would only end what follows from here on, a rewind, say.
+    fn disarm(&mut self, actions: &mut Vec<Action>) {
+        let Some(lease) = self.agent.lease else { return };
+        let held = self.is_holder() && self.control.primacy.epoch == lease.epoch;
+        if held && lease.covers(lease.epoch, self.now, &self.control.settings.timing) {
+            return;
+        }
+        actions.push(Action::DisarmGuard { epoch: lease.epoch });
+        self.agent.disarmed_at = ActionId(self.next_id);
+        self.agent.lease = None;
+        self.timers.clear(Timer::LeaseEnd);
     }
 
     /// The promise of a vacancy: nothing attached, nothing writable, and the position that follows

@@ -101,7 +101,7 @@ impl Core {
             return Role::Witness;
         }
         let writes = self.agent.seen().is_some_and(Observation::may_write);
-        if writes && self.is_ended() {
+        if (writes || self.agent.unseen.is_some()) && self.is_ended() {
             return Role::Fencing;
         }
         let verb = self.agent.busy.as_ref().map(|busy| &busy.verb);

@@ -9,7 +9,7 @@ use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
 use super::action::{Action, Verb};
-use super::agent::{Attachment, Busy};
+use super::agent::{Attachment, Busy, Unseen};
 use super::coordinator::Coordinator;
 use super::desire::{Desire, Situation};
 use super::event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
@@ -44,9 +44,9 @@ impl Core {
             Event::Control(control) => self.on_control(control, actions),
             Event::Raft(view) => self.on_raft(view),
             Event::LeadershipReady { term } => self.on_leadership(term),
-            Event::Observed(outcome) => self.on_observed(outcome, actions),
+            Event::Observed { id, outcome } => self.on_observed(id, outcome, actions),
             Event::VerbDone { id, outcome } => self.on_verb_done(id, outcome, actions),
-            Event::GuardArmed { epoch, deadline, ok } => self.on_guard_armed(epoch, deadline, ok),
+            Event::GuardArmed { id, lease, ok } => self.on_guard_armed(id, lease, ok),
             Event::Heartbeat { request, report, renew } => {
                 self.on_heartbeat(request, *report, renew, actions);
             }
@@ -62,11 +62,9 @@ impl Core {
     }
 
     fn on_started(&mut self, armed: Option<Armed>, actions: &mut Vec<Action>) {
-        if let Some(Armed { epoch, deadline }) = armed {
+        if let Some(Armed { epoch, until, .. }) = armed {
             // The guard keeps the lease while the manager is away.
-            let margin = Duration::from_millis(self.control.settings.timing.guard_margin_ms);
-            let lease = Lease { epoch, until: deadline + margin };
-            self.take_lease(lease);
+            self.take_lease(Lease { epoch, until });
         }
         self.timers.set(Timer::Heartbeat, self.now);
         self.look(actions);
@@ -153,6 +151,9 @@ impl Core {
     ) {
         let Some(busy) = self.agent.busy.take_if(|busy| busy.id == id) else { return };
         self.agent.stale_before = self.now;
+        if let Some(unseen) = self.agent.unseen.as_mut().filter(|_| busy.verb.makes_primary()) {
+            unseen.open = outcome == Outcome::Unknown;
+        }
         match outcome {
             Outcome::Done(finished) => self.on_success(&busy, finished, actions),
             Outcome::Failed(why) => self.on_failure(&busy, &why, actions),
@@ -225,15 +226,19 @@ impl Core {
     /// one, so that its first commit need not wait for the next renewal.
     fn rearm(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
         if let Some(lease) = self.agent.lease.filter(|lease| lease.epoch == epoch) {
-            let deadline = lease.guard_at(&self.control.settings.timing);
-            actions.push(Action::ArmGuard { epoch, deadline, until: lease.until });
+            self.arm(lease, actions);
         }
     }
 
-    fn on_guard_armed(&mut self, epoch: Epoch, deadline: Moment, ok: bool) {
-        if ok {
-            let margin = Duration::from_millis(self.control.settings.timing.guard_margin_ms);
-            self.take_lease(Lease { epoch, until: deadline + margin });
+    fn arm(&mut self, lease: Lease, actions: &mut Vec<Action>) {
+        let deadline = lease.guard_at(&self.control.settings.timing);
+        let id = self.next_action_id();
+        actions.push(Action::ArmGuard { id, lease, deadline });
+    }
+
+    fn on_guard_armed(&mut self, id: ActionId, lease: Lease, ok: bool) {
+        if ok && id > self.agent.disarmed_at {
+            self.take_lease(lease);
         }
     }
 
@@ -268,10 +273,8 @@ impl Core {
         let Some(epoch) = answer.renewed else { return };
         let lease = Duration::from_millis(answer.lease_ms);
         let lease = Lease::granted(epoch, sent, self.now, lease, self.sabotage);
-        let timing = &self.control.settings.timing;
-        if self.now < lease.fence_at(timing) {
-            let deadline = lease.guard_at(timing);
-            actions.push(Action::ArmGuard { epoch, deadline, until: lease.until });
+        if self.now < lease.fence_at(&self.control.settings.timing) {
+            self.arm(lease, actions);
         }
     }
 
@@ -400,6 +403,9 @@ impl Core {
             Verb::Stop(StopHow::Immediate) => self.agent.note_cut_short(),
             Verb::Clone(_) => actions.extend(self.what_a_copy_replaces().map(Action::Say)),
             Verb::Initialise | Verb::Rewind(_) | Verb::Start(StartAs::Standby) | Verb::Admit => {}
+        }
+        if verb.makes_primary() {
+            self.agent.unseen = Some(Unseen { epoch, open: true });
         }
         self.agent.busy = Some(Busy { id, verb: verb.clone(), epoch, since: self.now });
         actions.push(Action::Postgres { id, epoch, verb });

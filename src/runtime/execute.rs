@@ -9,8 +9,8 @@ use openraft_rt::AsyncRuntime;
 use tokio::sync::mpsc;
 
 use crate::control::{Applied, Command};
-use crate::env::{Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
-use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Report, RequestId, Verb};
+use crate::env::{Armed, Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
+use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Lease, Report, RequestId, Verb};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
@@ -29,10 +29,10 @@ impl<E: NodeEnv> Node<E> {
     pub(super) fn execute(&mut self, action: Action) {
         let shared = self.shared.clone();
         match action {
-            Action::Observe => spawn::<E>(observe(shared)),
+            Action::Observe { id } => spawn::<E>(observe(shared, id)),
             Action::Postgres { id, epoch, verb } => spawn::<E>(act(shared, id, epoch, verb)),
-            Action::ArmGuard { epoch, deadline, until } => {
-                self.order_guard(GuardOrder::Arm { epoch, deadline, until });
+            Action::ArmGuard { id, lease, deadline } => {
+                self.order_guard(GuardOrder::Arm { id, lease, deadline });
             }
             Action::DisarmGuard { epoch } => self.order_guard(GuardOrder::Disarm { epoch }),
             Action::SendHeartbeat { to, sent, report, renew } => {
@@ -75,11 +75,11 @@ impl<E: NodeEnv> Node<E> {
 
     fn order_guard(&self, order: GuardOrder) {
         if let Err(unsaid) = self.guard_orders.try_send(order)
-            && let GuardOrder::Arm { epoch, deadline, .. } = unsaid.into_inner()
+            && let GuardOrder::Arm { id, lease, .. } = unsaid.into_inner()
         {
             // The guard does not listen: a deadline that it has not heard is no lease.
             let shared = self.shared.clone();
-            let event = Event::GuardArmed { epoch, deadline, ok: false };
+            let event = Event::GuardArmed { id, lease, ok: false };
             spawn::<E>(async move { shared.tell(event).await });
         }
     }
@@ -117,9 +117,9 @@ fn members_for<E: NodeEnv>(
     nodes
 }
 
-async fn observe<E: NodeEnv>(shared: Arc<Shared<E>>) {
+async fn observe<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId) {
     let outcome = outcome_of(shared.env.postgres().observe().await);
-    shared.tell(Event::Observed(outcome)).await;
+    shared.tell(Event::Observed { id, outcome }).await;
 }
 
 async fn act<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId, epoch: Epoch, verb: Verb) {
@@ -173,7 +173,7 @@ fn outcome_of<T>(result: Result<T, PostgresError>) -> Outcome<T> {
 /// What the guard is to be told.
 pub(super) enum GuardOrder {
     /// A deadline, and when the lease behind it ends.
-    Arm { epoch: Epoch, deadline: Moment, until: Moment },
+    Arm { id: ActionId, lease: Lease, deadline: Moment },
     /// That there is nothing to end any more.
     Disarm { epoch: Epoch },
 }
@@ -186,9 +186,7 @@ pub(super) async fn speak_to_guard<E: NodeEnv>(
 ) {
     while let Some(order) = orders.recv().await {
         match order {
-            GuardOrder::Arm { epoch, deadline, until } => {
-                arm(&shared, epoch, deadline, until).await;
-            }
+            GuardOrder::Arm { id, lease, deadline } => arm(&shared, id, lease, deadline).await,
             // A guard that is gone has nothing to disarm.
             GuardOrder::Disarm { epoch } => drop(shared.env.guard().disarm(epoch).await),
         }
@@ -196,9 +194,10 @@ pub(super) async fn speak_to_guard<E: NodeEnv>(
 }
 
 /// The guard first: nothing may count on a deadline that nobody enforces.
-async fn arm<E: NodeEnv>(shared: &Arc<Shared<E>>, epoch: Epoch, deadline: Moment, until: Moment) {
-    let ok = shared.env.guard().arm(epoch, deadline).await.is_ok();
-    shared.tell(Event::GuardArmed { epoch, deadline, ok }).await;
+async fn arm<E: NodeEnv>(shared: &Arc<Shared<E>>, id: ActionId, lease: Lease, deadline: Moment) {
+    let Lease { epoch, until } = lease;
+    let ok = shared.env.guard().arm(Armed { epoch, deadline, until }).await.is_ok();
+    shared.tell(Event::GuardArmed { id, lease, ok }).await;
     if ok {
         // A server that hangs must not keep the guard from hearing more. Where none runs, or none
         // with a fence, there is nothing to extend.

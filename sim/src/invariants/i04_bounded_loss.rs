@@ -4,9 +4,9 @@
 //! Checked on every election that took effect: no candidate among its reports is more advanced
 //! than the chosen one. Checked at every start as primary: of the acknowledged commits that the
 //! new history lacks, those that the former holder could still report lie at most `max_lag` bytes
-//! behind the place where the new history parts from theirs. What it acknowledged after the last report that
-//! got through, up to the end of its lease, nobody can know of; that part is measured and told, not
-//! judged. Exempt from both is a failover that an operator forced.
+//! behind the place where the new history parts from theirs. What it acknowledged after the last
+//! report that got through, up to the end of its lease, nobody can know of; that part is measured
+//! and told, not judged. Exempt from both is a failover that an operator forced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

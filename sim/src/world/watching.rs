@@ -99,7 +99,7 @@ impl MemberObserver {
             Event::Started { .. }
             | Event::Wake
             | Event::LeadershipReady { .. }
-            | Event::Observed(_)
+            | Event::Observed { .. }
             | Event::VerbDone { .. }
             | Event::GuardArmed { .. }
             | Event::Heartbeat { .. }
@@ -126,7 +126,7 @@ impl MemberObserver {
                 self.oracle.mark(Sometimes::LeaderMovedOffPrimary);
             }
             Action::Postgres { .. }
-            | Action::Observe
+            | Action::Observe { .. }
             | Action::ArmGuard { .. }
             | Action::DisarmGuard { .. }
             | Action::SendHeartbeat { .. }
@@ -151,7 +151,7 @@ fn tells(event: &Event) -> bool {
         | Event::GuardArmed { ok: false, .. }
         | Event::Proposed { .. } => true,
         Event::Wake
-        | Event::Observed(_)
+        | Event::Observed { .. }
         | Event::GuardArmed { ok: true, .. }
         | Event::Heartbeat { .. }
         | Event::HeartbeatAnswered { .. }
@@ -167,7 +167,7 @@ fn shows(action: &Action) -> bool {
         | Action::TransferLeadership { .. }
         | Action::ChangeVoters { .. }
         | Action::Say(_) => true,
-        Action::Observe
+        Action::Observe { .. }
         | Action::ArmGuard { .. }
         | Action::SendHeartbeat { .. }
         | Action::ConfirmLeadership { .. }

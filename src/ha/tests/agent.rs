@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixtures::*;
 use crate::control::{Command, Mode, VacateReason};
 use crate::env::{Armed, Observation, Outcome, Process, Side, StartAs, StopHow};
-use crate::ha::{Action, Event, Finished, HeartbeatAnswer, RaftView, Role, Verb};
+use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Lease, RaftView, Role, Verb};
 use crate::ids::{Epoch, Lsn, NodeId, Term};
 
 pub(super) fn hears_leader(bench: &mut Bench, ms: u64, leader: u64) {
@@ -25,11 +25,11 @@ pub(super) fn granted(bench: &mut Bench, sent_ms: u64, now_ms: u64, epoch: u64) 
 
 pub(super) fn arm_as_asked(bench: &mut Bench, ms: u64) {
     let asked = bench.actions.iter().rev().find_map(|action| match action {
-        Action::ArmGuard { epoch, deadline, .. } => Some((*epoch, *deadline)),
+        Action::ArmGuard { id, lease, .. } => Some((*id, *lease)),
         _ => None,
     });
-    let (epoch, deadline) = asked.expect("the guard is armed at every renewal");
-    bench.step(ms, Event::GuardArmed { epoch, deadline, ok: true });
+    let (id, lease) = asked.expect("the guard is armed at every renewal");
+    bench.step(ms, Event::GuardArmed { id, lease, ok: true });
 }
 
 pub(super) fn finish(bench: &mut Bench, ms: u64) {
@@ -41,8 +41,16 @@ pub(super) fn finish(bench: &mut Bench, ms: u64) {
     bench.step(ms, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
 }
 
-fn finish_as(bench: &mut Bench, ms: u64, id: u64, outcome: Outcome<Finished>) {
-    bench.step(ms, Event::VerbDone { id: crate::ids::ActionId(id), outcome });
+fn finish_as(bench: &mut Bench, ms: u64, outcome: Outcome<Finished>) {
+    let id = bench.verb_id();
+    bench.step(ms, Event::VerbDone { id, outcome });
+}
+
+/// A standby whose manager has seen to it that nothing is left to detach.
+fn unattached(bench: &mut Bench, ms: u64) {
+    bench.sees(ms, standby(100));
+    assert_eq!(bench.verbs(), [Verb::Detach], "a predecessor may have told it to follow");
+    finish_as(bench, ms + 1, Outcome::Done(Finished::Plain));
 }
 
 /// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
@@ -63,7 +71,8 @@ fn a_holder_without_a_lease_promotes_nothing() {
     let mut control = vacated(3, Mode::Async);
     elect_second(&mut control);
     let mut bench = Bench::new(2, control);
-    bench.sees(10, standby(100));
+    unattached(&mut bench, 10);
+    bench.sees(20, standby(100));
     assert_eq!(bench.verbs(), []);
     assert_eq!(bench.core.role(), Role::Preparing);
 }
@@ -75,6 +84,7 @@ fn a_lease_counts_only_once_the_guard_is_armed() {
     let target = control.sync.target().cloned().expect("a target");
     let mut bench = Bench::new(2, control);
     hears_leader(&mut bench, 0, 3);
+    unattached(&mut bench, 2);
     granted(&mut bench, 5, 10, 2);
     bench.sees(20, standby(100));
     assert!(!bench.actions.iter().any(|a| matches!(a, Action::Postgres { .. })), "not armed yet");
@@ -87,9 +97,11 @@ fn a_guard_that_is_gone_gives_no_lease() {
     let mut control = vacated(3, Mode::Async);
     elect_second(&mut control);
     let mut bench = Bench::new(2, control);
+    unattached(&mut bench, 2);
     granted(&mut bench, 5, 10, 2);
-    let deadline = at(1_900);
-    bench.step(11, Event::GuardArmed { epoch: Epoch(2), deadline, ok: false });
+    let lease = Lease { epoch: Epoch(2), until: at(2_000) };
+    let id = crate::ids::ActionId(1_000);
+    bench.step(11, Event::GuardArmed { id, lease, ok: false });
     bench.sees(20, standby(100));
     assert_eq!(bench.verbs(), []);
 }
@@ -140,7 +152,7 @@ fn a_restarted_manager_keeps_the_lease_that_its_guard_kept() {
     let control = with_primary(3, Mode::Async);
     let seen = primary(&control, 100);
     let mut bench = Bench::new(1, control);
-    let armed = Armed { epoch: Epoch(1), deadline: at(1_500) };
+    let armed = Armed { epoch: Epoch(1), deadline: at(1_450), until: at(1_500) };
     bench.step(5, Event::Started { armed: Some(armed) });
     bench.sees(10, seen);
     assert_eq!(bench.verbs(), []);
@@ -168,7 +180,7 @@ fn a_standby_detaches_before_it_reports_a_vacancy() {
     bench.sees(110, streaming_from(1, 1, 120));
     assert!(bench.reports().iter().all(|report| report.detached.is_none()));
     assert_eq!(bench.verbs(), [Verb::Detach]);
-    let id = crate::ids::ActionId(2);
+    let id = bench.verb_id();
     bench.step(120, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
     bench.sees(130, standby(140));
     let promised = bench.reports().into_iter().find(|r| r.detached == Some(Epoch(1)));
@@ -190,7 +202,8 @@ fn nobody_follows_a_primary_whose_switch_point_is_not_recorded() {
     let mut control = vacated(3, Mode::Async);
     elect_second(&mut control);
     let mut bench = Bench::new(3, control);
-    bench.sees(10, standby(100));
+    unattached(&mut bench, 10);
+    bench.sees(20, standby(100));
     assert_eq!(bench.verbs(), []);
 }
 
@@ -203,7 +216,7 @@ fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
     let mut bench = Bench::new(1, control);
     bench.sees(10, Observation { flushed: Some(crate::ids::Lsn(160)), ..standby(160) });
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
-    let id = crate::ids::ActionId(1);
+    let id = bench.verb_id();
     bench.step(20, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
     let down = Observation { process: Process::Down { clean: true }, ..standby(160) };
     bench.sees(30, down);
@@ -259,7 +272,7 @@ fn a_crashed_primary_is_restarted_in_place_and_gives_up_when_it_crashes_again_an
             matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]),
             "round {round}"
         );
-        let id = crate::ids::ActionId(round + 1);
+        let id = bench.verb_id();
         bench.step(ms + 50, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
         bench.sees(ms + 60, primary(&control, 100));
     }
@@ -333,12 +346,12 @@ fn a_configuration_is_reported_only_where_no_other_can_come_into_force() {
     bench.step(220, Event::Wake);
     assert_ne!(reported(&bench), target);
     assert_eq!(bench.verbs(), [Verb::SetSync(target.clone())]);
-    let id = crate::ids::ActionId(1);
+    let id = bench.verb_id();
     bench.step(230, Event::VerbDone { id, outcome: Outcome::Unknown });
     bench.sees(430, alone.clone());
     assert_ne!(reported(&bench), target);
     assert_eq!(bench.verbs(), [Verb::SetSync(target.clone())]);
-    let id = crate::ids::ActionId(2);
+    let id = bench.verb_id();
     let outcome = Outcome::Done(Finished::Plain);
     bench.step(440, Event::VerbDone { id, outcome });
     bench.sees(640, alone);
@@ -355,11 +368,11 @@ fn a_restarted_manager_detaches_before_it_promises_although_nothing_streams() {
     bench.sees(10, standby(100));
     assert!(bench.reports().iter().all(|report| report.detached.is_none()));
     assert_eq!(bench.verbs(), [Verb::Detach]);
-    finish_as(&mut bench, 20, 1, Outcome::Unknown);
+    finish_as(&mut bench, 20, Outcome::Unknown);
     bench.sees(230, standby(100));
     assert!(bench.reports().iter().all(|report| report.detached.is_none()));
     assert_eq!(bench.verbs(), [Verb::Detach], "its end was unknown");
-    finish_as(&mut bench, 240, 2, Outcome::Done(Finished::Plain));
+    finish_as(&mut bench, 240, Outcome::Done(Finished::Plain));
     bench.sees(440, standby(100));
     assert!(bench.reports().iter().any(|report| report.detached == Some(Epoch(1))));
 }
@@ -384,7 +397,7 @@ fn a_holder_detaches_what_may_be_configured_before_it_promotes() {
     };
     let mut bench = Bench::new(2, control.clone());
     follow(&mut bench);
-    finish_as(&mut bench, 20, 1, Outcome::Unknown);
+    finish_as(&mut bench, 20, Outcome::Unknown);
     do_it(&mut control, &Command::Vacate { epoch: Epoch(1), why: VacateReason::Silent });
     elect_second(&mut control);
     let target = control.sync.target().cloned().expect("a target");
@@ -394,7 +407,139 @@ fn a_holder_detaches_what_may_be_configured_before_it_promotes() {
     bench.actions.clear();
     bench.sees(330, standby(100));
     assert_eq!(bench.verbs(), [Verb::Detach]);
-    finish_as(&mut bench, 340, 2, Outcome::Done(Finished::Plain));
+    finish_as(&mut bench, 340, Outcome::Done(Finished::Plain));
     bench.sees(550, standby(100));
     assert_eq!(bench.verbs(), [Verb::Promote(target)]);
+}
+
+fn down() -> Observation {
+    Observation { process: Process::Down { clean: false }, flushed: None, ..standby(100) }
+}
+
+fn disarms(bench: &Bench) -> bool {
+    bench.actions.iter().any(|action| matches!(action, Action::DisarmGuard { .. }))
+}
+
+/// The first answer comes after the second question: it is older than what was done in between.
+#[test]
+fn the_answer_to_a_look_that_was_given_up_counts_for_nothing() {
+    let mut bench = leased_primary(1_000);
+    bench.step(1_211, Event::Wake);
+    let (given_up, _) = bench.core.agent.looking.expect("a look is under way");
+    granted(&mut bench, 2_500, 2_505, 1);
+    arm_as_asked(&mut bench, 2_506);
+    bench.step(3_300, Event::Wake);
+    let (asked_again, _) = bench.core.agent.looking.expect("a look is under way");
+    assert_ne!(given_up, asked_again);
+    let outcome = Outcome::Done(down());
+    bench.step(3_310, Event::Observed { id: given_up, outcome });
+    assert!(bench.core.postgres().expect("it was looked at").may_write());
+}
+
+#[test]
+fn a_guard_is_disarmed_only_by_a_look_that_began_after_the_last_verb() {
+    let mut bench = leased_primary(1_000);
+    bench.step(1_211, Event::Wake);
+    let (early, _) = bench.core.agent.looking.expect("a look is under way");
+    bench.step(2_801, Event::Wake);
+    finish(&mut bench, 2_900);
+    bench.actions.clear();
+    bench.step(2_910, Event::Observed { id: early, outcome: Outcome::Done(down()) });
+    assert!(!disarms(&bench), "it was asked for before the stop");
+    bench.answer_look(2_920, down());
+    assert!(disarms(&bench));
+}
+
+/// What follows is a rewind, and the guard would end it.
+#[test]
+fn a_former_holder_disarms_at_once_although_its_lease_goes_on() {
+    let mut bench = leased_primary(1_000);
+    bench.step(1_100, Event::Control(Arc::new(vacated(3, Mode::Async))));
+    finish_as(&mut bench, 1_150, Outcome::Done(Finished::Plain));
+    bench.actions.clear();
+    bench.answer_look(1_160, down());
+    bench.answer_look(1_170, down());
+    assert!(disarms(&bench));
+    assert_eq!(bench.core.lease(), None);
+}
+
+#[test]
+fn a_holder_that_restarts_in_place_stays_armed() {
+    let mut bench = leased_primary(1_000);
+    let control = with_primary(3, Mode::Async);
+    bench.actions.clear();
+    bench.sees(1_300, Observation { process: down().process, ..primary(&control, 100) });
+    assert!(!disarms(&bench));
+    assert!(bench.core.lease().is_some());
+}
+
+/// The guard hears one word after the other, and so must be read what it answers.
+#[test]
+fn an_answer_to_a_word_before_the_guard_was_disarmed_gives_no_lease() {
+    let mut bench = leased_primary(1_000);
+    granted(&mut bench, 1_050, 1_060, 1);
+    bench.step(1_100, Event::Control(Arc::new(vacated(3, Mode::Async))));
+    finish_as(&mut bench, 1_150, Outcome::Done(Finished::Plain));
+    bench.answer_look(1_160, down());
+    bench.answer_look(1_170, down());
+    assert!(disarms(&bench));
+    arm_as_asked(&mut bench, 1_180);
+    assert_eq!(bench.core.lease(), None);
+}
+
+/// The margin between a lease and the guard's deadline may change while a word is under way.
+#[test]
+fn a_lease_ends_when_it_was_granted_to_end_whatever_the_margins_are_by_then() {
+    let mut bench = leased_primary(1_000);
+    granted(&mut bench, 1_500, 1_505, 1);
+    let mut control = with_primary(3, Mode::Async);
+    control.settings.timing.fence_margin_ms = 600;
+    control.settings.timing.guard_margin_ms = 500;
+    bench.step(1_510, Event::Control(Arc::new(control)));
+    arm_as_asked(&mut bench, 1_520);
+    assert_eq!(bench.core.lease().expect("a lease").until, at(3_500));
+}
+
+/// I5: between the end of a promotion and the next look the last one still shows a standby.
+#[test]
+fn what_was_told_to_become_primary_is_fenced_before_anybody_has_seen_it() {
+    for outcome in [Outcome::Done(Finished::Plain), Outcome::Unknown] {
+        let mut control = vacated(3, Mode::Async);
+        elect_second(&mut control);
+        let mut bench = Bench::new(2, control.clone());
+        hears_leader(&mut bench, 0, 3);
+        unattached(&mut bench, 2);
+        granted(&mut bench, 5, 10, 2);
+        arm_as_asked(&mut bench, 11);
+        bench.actions.clear();
+        bench.sees(25, standby(100));
+        assert!(matches!(bench.verbs()[..], [Verb::Promote(_)]));
+        finish_as(&mut bench, 300, outcome);
+        let vacate = Command::Vacate { epoch: Epoch(2), why: VacateReason::NotPromoted };
+        do_it(&mut control, &vacate);
+        bench.step(310, Event::Control(Arc::new(control)));
+        assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    }
+}
+
+/// A promotion whose end is unknown may come true after a look that still shows a standby.
+#[test]
+fn a_standby_that_may_yet_become_primary_promises_nothing() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let mut bench = Bench::new(2, control.clone());
+    hears_leader(&mut bench, 0, 3);
+    unattached(&mut bench, 2);
+    granted(&mut bench, 5, 10, 2);
+    arm_as_asked(&mut bench, 11);
+    bench.sees(25, standby(100));
+    finish_as(&mut bench, 300, Outcome::Unknown);
+    bench.answer_look(310, standby(100));
+    do_it(&mut control, &Command::Vacate { epoch: Epoch(2), why: VacateReason::NotPromoted });
+    bench.actions.clear();
+    bench.step(320, Event::Control(Arc::new(control)));
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    finish_as(&mut bench, 330, Outcome::Done(Finished::Plain));
+    bench.sees(350, Observation { process: Process::Down { clean: true }, ..standby(100) });
+    assert!(bench.reports().iter().any(|report| report.detached == Some(Epoch(2))));
 }

@@ -9,7 +9,9 @@ use crate::control::{
 };
 use crate::env::{Observation, Outcome, Process, ReceiverState, Side, SyncNames, TimelineBirth};
 use crate::ha::{Action, Core, Event, Report, Verb};
-use crate::ids::{Epoch, Incarnation, Lsn, Moment, NodeId, SystemId, Timeline, WalPosition};
+use crate::ids::{
+    ActionId, Epoch, Incarnation, Lsn, Moment, NodeId, SystemId, Timeline, WalPosition,
+};
 use crate::sabotage::Sabotage;
 
 pub(super) const SYSTEM: SystemId = SystemId(77);
@@ -168,9 +170,22 @@ impl Bench {
     /// Answers the look that is under way, and wakes the core for another if none is.
     pub(super) fn sees(&mut self, ms: u64, observation: Observation) -> &mut Self {
         self.step(ms, Event::Wake);
-        self.step(ms, Event::Observed(Outcome::Done(observation.clone())));
+        self.answer_look(ms, observation.clone());
         // A look that was asked for before the last change does not count: answer the next, too.
-        self.step(ms, Event::Observed(Outcome::Done(observation)))
+        self.answer_look(ms, observation)
+    }
+
+    /// Answers the look that is under way, if one is.
+    pub(super) fn answer_look(&mut self, ms: u64, observation: Observation) -> &mut Self {
+        if let Some((id, _)) = self.core.agent.looking {
+            self.step(ms, Event::Observed { id, outcome: Outcome::Done(observation) });
+        }
+        self
+    }
+
+    /// The verb under way.
+    pub(super) fn verb_id(&self) -> ActionId {
+        self.core.agent.busy.as_ref().expect("a verb is under way").id
     }
 
     pub(super) fn verbs(&mut self) -> Vec<Verb> {

@@ -24,7 +24,9 @@ fn last_verb(bench: &Bench) -> ActionId {
 fn cannot_look(bench: &mut Bench, ms: u64) {
     bench.step(ms, Event::Wake);
     let why = PostgresError::Transient("too many clients".into());
-    bench.step(ms, Event::Observed(Outcome::Failed(why)));
+    if let Some((id, _)) = bench.core.agent.looking {
+        bench.step(ms, Event::Observed { id, outcome: Outcome::Failed(why) });
+    }
 }
 
 fn renews(bench: &Bench) -> bool {
@@ -145,7 +147,7 @@ fn a_primacy_does_not_wait_for_a_recovery_that_takes_hours() {
     assert_eq!(bench.verbs(), []);
     away(&mut bench, 6_300, 6_300, &starting);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
-    let id = ActionId(2);
+    let id = bench.verb_id();
     bench.step(6_350, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
     bench.actions.clear();
     bench.sees(6_360, down(false, seen));
@@ -219,7 +221,8 @@ fn a_standby_is_copied_anew_when_its_upstream_insists_that_it_cannot_stream() {
     assert_eq!(bench.verbs(), []);
     bench.sees(5_400, starved());
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
-    bench.step(5_500, Event::VerbDone { id: ActionId(2), outcome: Outcome::Done(Finished::Plain) });
+    let id = bench.verb_id();
+    bench.step(5_500, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
     bench.sees(5_600, down(true, standby(100)));
     let said = bench.actions.iter().any(|action| match action {
         Action::Say(line) => line.contains("set aside") && line.contains("the log was removed"),
@@ -281,7 +284,7 @@ fn a_slow_stop_before_a_rewind_is_cut_short_once() {
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
     bench.step(2_020, Event::Wake);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
-    let id = ActionId(2);
+    let id = bench.verb_id();
     bench.step(2_050, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
     bench.sees(2_060, down(false, seen));
     assert!(matches!(bench.verbs()[..], [Verb::Rewind(_)]));

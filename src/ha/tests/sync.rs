@@ -119,8 +119,8 @@ fn a_standby_joins_only_when_it_has_caught_up() {
     assert!(matches!(proposed, Some(Command::ProposeSync { .. })));
 }
 
-/// I3: the set goes from both to the second alone, back to both, and to the second alone again. What
-/// the primary said in the first of these times arrives in the last.
+/// I3: the set goes from both to the second alone, back to both, and to the second alone again.
+/// What the primary said in the first of these times arrives in the last.
 #[test]
 fn a_late_report_about_the_same_configuration_settles_nothing() {
     let mut control = with_primary(3, Mode::QuorumSync);
