@@ -7,5 +7,6 @@ pub mod control;
 pub mod env;
 pub mod ha;
 pub mod ids;
+pub mod os;
 pub mod runtime;
 pub mod sabotage;

@@ -1,0 +1,122 @@
+//! Ending every process of one Postgres.
+//!
+//! Every process of a server works in its data directory, which is how they are found, whoever
+//! their parent is by now. The postmaster is stopped in its tracks first, so that it neither starts new
+//! children nor lets one answer while the others go; then its children are killed, then itself.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How soon it is looked again for processes that are still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// One process of the server.
+struct Found {
+    pid: Pid,
+    parent: i32,
+}
+
+/// Ends every process that works as Postgres in `data`, and returns how many there were. When it
+/// returns, none is left. It does not give up: one that cannot be killed is waiting for a disk, and
+/// acknowledges nothing while it does.
+pub fn end_postgres(data: &Path) -> usize {
+    let Ok(data) = fs::canonicalize(data) else { return 0 };
+    let mut ended = std::collections::BTreeSet::new();
+    loop {
+        let found = processes_in(&data);
+        if found.is_empty() {
+            return ended.len();
+        }
+        let (children, postmasters): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|one| {
+            found.iter().any(|other| other.pid.as_raw_nonzero().get() == one.parent)
+        });
+        for postmaster in &postmasters {
+            // Nothing is wrong with a process that is gone already.
+            let _ = kill_process(postmaster.pid, Signal::STOP);
+        }
+        let doomed = if children.is_empty() { postmasters } else { children };
+        for process in doomed {
+            let _ = kill_process(process.pid, Signal::KILL);
+            ended.insert(process.pid.as_raw_nonzero());
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The processes of the server in `data`, which is a path without links.
+fn processes_in(data: &Path) -> Vec<Found> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let process = entry.path();
+            let works_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data);
+            (works_there && is_postgres(&process)).then_some(())?;
+            Some(Found { pid, parent: parent_of(&process)? })
+        })
+        .collect()
+}
+
+/// Whether it is a server: other programs may stand in its directory, an operator's shell among
+/// them.
+fn is_postgres(process: &Path) -> bool {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    let name = name.trim_end();
+    name == "postgres" || name == "postmaster"
+}
+
+fn parent_of(process: &Path) -> Option<i32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // The name in brackets may hold anything; the numbers come after its end.
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A process that sleeps and calls itself `name`, in `folder`.
+    fn sleeper(folder: &Path, name: &str) -> Child {
+        let program = folder.join(name);
+        if !program.exists() {
+            fs::copy("/bin/sleep", &program).unwrap();
+        }
+        Command::new(&program).arg0(name).arg("600").current_dir(folder).spawn().unwrap()
+    }
+
+    #[test]
+    fn every_server_process_of_the_directory_ends_and_nobody_else() {
+        let folder = std::env::temp_dir().join(format!("guard-strike-{}", std::process::id()));
+        let other = folder.join("other");
+        fs::create_dir_all(&other).unwrap();
+        let mut doomed = [sleeper(&folder, "postgres"), sleeper(&folder, "postgres")];
+        let mut bystanders = [sleeper(&folder, "vim"), sleeper(&other, "postgres")];
+        // A process has the name of its program only once it has become that program.
+        while processes_in(&fs::canonicalize(&folder).unwrap()).len() < 2 {
+            thread::sleep(LOOK_AGAIN);
+        }
+        kill_process(Pid::from_child(&doomed[0]), Signal::STOP).unwrap();
+        // A killed child stays a name until its parent looks; this one looks on.
+        let reaper = thread::scope(|scope| {
+            let reaped = scope.spawn(|| doomed.iter_mut().all(|one| one.wait().is_ok()));
+            assert_eq!(end_postgres(&folder), 2);
+            reaped.join().unwrap()
+        });
+        assert!(reaper);
+        for bystander in &mut bystanders {
+            assert!(bystander.try_wait().unwrap().is_none(), "a bystander was ended");
+            bystander.kill().unwrap();
+            bystander.wait().unwrap();
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,15 @@
+//! The production environment: the only place that touches the operating system.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "everybody else gets time, tasks and randomness from here"
+)]
+
+mod clock;
+mod disk;
+mod entropy;
+pub mod guard;
+pub mod net;
+
+pub use clock::OsClock;
+pub use disk::OsDisk;
+pub use entropy::OsEntropy;

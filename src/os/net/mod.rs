@@ -1,0 +1,195 @@
+//! The transport between members: length-prefixed JSON over TCP, with mutual TLS where certificates
+//! are configured.
+//!
+//! A connection opens with a greeting in each direction: the protocol, the cluster, who is there,
+//! and on which store. What does not fit ends it with a sentence. After that a caller sends
+//! numbered requests, and the answers come in any order under the same numbers. There is one
+//! connection per peer and purpose, so that a snapshot never delays a renewal. A connection that breaks, or falls
+//! silent while something is awaited from it, is given up, and the next call makes a new one.
+
+mod client;
+mod frame;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use openraft_rt_tokio::TokioRuntime;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::env::{Incoming, Network, NetworkError, Peer};
+use crate::ids::{Incarnation, NodeId};
+use crate::runtime::wire;
+
+use client::Line;
+pub use frame::FRAME_MAX;
+pub use tls::{Certificates, TlsError, member_name};
+
+/// What members ask each other.
+pub type Request = wire::Request<TokioRuntime>;
+/// What they answer.
+pub type Response = wire::Response<TokioRuntime>;
+
+/// The version of everything that goes over a connection. Members that speak another one are told
+/// so and not listened to.
+pub const PROTOCOL: u32 = 1;
+
+/// How many requests may wait for the node before callers are refused.
+const INBOX_MAX: usize = 1_024;
+/// A stranger who connects has this long to say who it is.
+const GREETING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Who this member is to the others.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its number.
+    pub node: NodeId,
+    /// The cluster's name.
+    pub cluster: String,
+}
+
+/// The first frame in each direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Greeting {
+    protocol: u32,
+    cluster: String,
+    /// Who speaks.
+    from: NodeId,
+    /// The store that the speaker expects the other side to run on (of a caller), or runs on itself
+    /// (of a member that answers). Zero is unknown.
+    incarnation: Incarnation,
+}
+
+/// How a greeting is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Welcome {
+    /// Come in.
+    In(Greeting),
+    /// The store is another one than was expected.
+    WrongIncarnation(Incarnation),
+    /// Not here, for this reason.
+    Refused(String),
+}
+
+/// A numbered request or answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Numbered<T> {
+    id: u64,
+    body: T,
+}
+
+/// What a connection is for. Each purpose has its own, so that the slow ones hold up nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    /// Votes and the log.
+    Consensus,
+    /// Snapshots, which may be large.
+    Snapshot,
+    /// Reports and renewals: what a lease hangs on.
+    Heartbeat,
+    /// Everything that can wait a moment.
+    Errand,
+}
+
+impl Purpose {
+    fn of(request: &Request) -> Self {
+        match request {
+            wire::Request::Append(_)
+            | wire::Request::Vote(_)
+            | wire::Request::PreVote(_)
+            | wire::Request::TransferLeader(_) => Self::Consensus,
+            wire::Request::Snapshot { .. } => Self::Snapshot,
+            wire::Request::Heartbeat { .. } => Self::Heartbeat,
+            wire::Request::Propose(_) | wire::Request::Hello => Self::Errand,
+        }
+    }
+}
+
+type Arrivals = mpsc::Receiver<Incoming<Request, Response>>;
+
+struct Inner {
+    identity: Identity,
+    tls: Option<Certificates>,
+    lines: Mutex<BTreeMap<(String, Purpose), Line>>,
+    arrivals: tokio::sync::Mutex<Arrivals>,
+    incarnation: OnceLock<Incarnation>,
+}
+
+/// The network as this member sees it. Clones share everything.
+#[derive(Clone)]
+pub struct OsNetwork(Arc<Inner>);
+
+impl fmt::Debug for OsNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OsNetwork({})", self.0.identity.node)
+    }
+}
+
+impl OsNetwork {
+    /// Listens at `listen`, in clear where there are no certificates. Needs a running runtime.
+    pub async fn bind(
+        identity: Identity,
+        listen: SocketAddr,
+        tls: Option<Certificates>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        Ok(Self::on(identity, listener, tls))
+    }
+
+    fn on(identity: Identity, listener: TcpListener, tls: Option<Certificates>) -> Self {
+        let (inbox, arrivals) = mpsc::channel(INBOX_MAX);
+        let network = Self(Arc::new(Inner {
+            identity,
+            tls,
+            lines: Mutex::default(),
+            arrivals: tokio::sync::Mutex::new(arrivals),
+            incarnation: OnceLock::new(),
+        }));
+        // The listener ends with the last clone of the network.
+        drop(tokio::spawn(server::listen(listener, Arc::downgrade(&network.0), inbox)));
+        network
+    }
+
+    fn line(&self, peer: &Peer, purpose: Purpose) -> Line {
+        let mut lines = lock(&self.0.lines);
+        // The store is checked by the greeting, so a line to an old store is no line to a new one.
+        let key = (format!("{} {}", peer.address, peer.incarnation), purpose);
+        lines.retain(|_, line| !line.is_closed());
+        let open = || Line::open(self.0.identity.clone(), self.0.tls.clone(), peer.clone());
+        lines.entry(key).or_insert_with(open).clone()
+    }
+}
+
+impl Network for OsNetwork {
+    type Request = Request;
+    type Response = Response;
+
+    async fn call(
+        &self,
+        peer: &Peer,
+        request: Request,
+        deadline: Duration,
+    ) -> Result<Response, NetworkError> {
+        let purpose = Purpose::of(&request);
+        self.line(peer, purpose).call(peer.node, &request, deadline).await
+    }
+
+    async fn accept(&self, incarnation: Incarnation) -> Option<Incoming<Request, Response>> {
+        // The same store for as long as the process lives.
+        let _ = self.0.incarnation.set(incarnation);
+        self.0.arrivals.lock().await.recv().await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,167 @@
+//! Answering other members.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::Framed;
+
+use crate::env::{Incoming, ReplyTo};
+use crate::ids::{Incarnation, NodeId};
+
+use super::client::Duplex;
+use super::frame::{Frames, decode, encode};
+use super::tls::{proves, shown_by};
+use super::{GREETING_DEADLINE, Greeting, Inner, Numbered, PROTOCOL, Request, Response, Welcome};
+
+/// How many connections there may be. A cluster of fifteen needs sixty.
+const CONNECTIONS_MAX: usize = 256;
+/// How many requests of one connection may be under way: more are read later.
+const UNDER_WAY_MAX: usize = 64;
+/// A connection that says nothing for this long is closed: its caller closes idle ones earlier.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// The pause after the system refused to accept: it is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Inbox = mpsc::Sender<Incoming<Request, Response>>;
+type Stream = Framed<Box<dyn Duplex>, Frames>;
+
+/// Accepts connections for as long as the network exists.
+pub(super) async fn listen(listener: TcpListener, network: Weak<Inner>, inbox: Inbox) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = inbox.closed() => return,
+        };
+        if network.strong_count() == 0 {
+            return;
+        }
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("no connection can be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            tracing::warn!("{from} is turned away: {CONNECTIONS_MAX} connections are open");
+            continue;
+        };
+        let (network, inbox) = (network.clone(), inbox.clone());
+        drop(tokio::spawn(async move {
+            if let Err(why) = attend(stream, &network, inbox).await {
+                tracing::debug!("the connection from {from} ended: {why}");
+            }
+            drop(place);
+        }));
+    }
+}
+
+async fn attend(stream: TcpStream, network: &Weak<Inner>, inbox: Inbox) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some((stream, from)) = timeout(GREETING_DEADLINE, admit(stream, network)).await?? else {
+        return Ok(());
+    };
+    converse(stream, from, inbox).await
+}
+
+/// Who is there? A stranger gets a sentence and no more.
+async fn admit(stream: TcpStream, network: &Weak<Inner>) -> io::Result<Option<(Stream, NodeId)>> {
+    let Some(network) = network.upgrade() else { return Ok(None) };
+    let cluster = &network.identity.cluster;
+    let mut proven: Box<dyn Fn(NodeId) -> bool + Send> = Box::new(|_| true);
+    let stream: Box<dyn Duplex> = match &network.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let stream = tls.accept(stream).await?;
+            let (shown, own) = (shown_by(&stream), cluster.clone());
+            proven = Box::new(move |node| shown.as_ref().is_some_and(|c| proves(c, node, &own)));
+            Box::new(stream)
+        }
+    };
+    let mut stream = Framed::new(stream, Frames::new());
+    let Some(frame) = stream.next().await else { return Ok(None) };
+    let greeting: Greeting = decode(&frame?)?;
+    let own = network.incarnation.get().copied();
+    let answer = judge(&greeting, &network, own, &*proven);
+    let welcome = matches!(answer, Welcome::In(_));
+    if let Welcome::Refused(why) = &answer {
+        tracing::warn!("{} is turned away: {why}", greeting.from);
+    }
+    stream.send(encode(&answer)?).await?;
+    Ok(welcome.then_some((stream, greeting.from)))
+}
+
+fn judge(
+    greeting: &Greeting,
+    network: &Inner,
+    own: Option<Incarnation>,
+    proven: &dyn Fn(NodeId) -> bool,
+) -> Welcome {
+    let identity = &network.identity;
+    if greeting.protocol != PROTOCOL {
+        return Welcome::Refused(format!(
+            "it speaks protocol {}, and {} speaks {PROTOCOL}: run the same version on all members",
+            greeting.protocol, identity.node
+        ));
+    }
+    if greeting.cluster != identity.cluster {
+        return Welcome::Refused(format!(
+            "it belongs to the cluster {}, and {} to {}",
+            greeting.cluster, identity.node, identity.cluster
+        ));
+    }
+    if !proven(greeting.from) {
+        return Welcome::Refused(format!("its certificate is not that of {}", greeting.from));
+    }
+    let Some(own) = own else {
+        return Welcome::Refused(format!("{} is still starting", identity.node));
+    };
+    let expected = greeting.incarnation;
+    if expected != Incarnation::default() && expected != own {
+        return Welcome::WrongIncarnation(own);
+    }
+    Welcome::In(Greeting {
+        protocol: PROTOCOL,
+        cluster: identity.cluster.clone(),
+        from: identity.node,
+        incarnation: own,
+    })
+}
+
+/// Requests in, answers out, each when it is ready.
+async fn converse(stream: Stream, from: NodeId, inbox: Inbox) -> io::Result<()> {
+    let (mut sink, mut source) = stream.split();
+    let (answers, mut ready) = mpsc::channel::<Bytes>(UNDER_WAY_MAX);
+    let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    loop {
+        tokio::select! {
+            biased;
+            Some(answer) = ready.recv() => {
+                timeout(GREETING_DEADLINE, sink.send(answer)).await??;
+            }
+            frame = timeout(SILENCE_MAX, source.next()), if room.available_permits() > 0 => {
+                let Some(frame) = frame? else { return Ok(()) };
+                let Numbered { id, body } = decode::<Numbered<Request>>(&frame?)?;
+                let place = room.clone().try_acquire_owned().map_err(io::Error::other)?;
+                let answers = answers.clone();
+                let reply = ReplyTo::new(move |body: Response| {
+                    if let Ok(frame) = encode(&Numbered { id, body }) {
+                        // As many answers fit as requests are let in.
+                        let _ = answers.try_send(frame);
+                    }
+                    drop(place);
+                });
+                // A full inbox drops the request, and its caller sees no answer.
+                let _ = inbox.try_send(Incoming { from, request: body, reply });
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Certificates: who a member is, and whom it believes.
+//!
+//! A cluster has a private authority. A member's certificate names it (`n2.CLUSTER.pg-replica`), so
+//! that a member cannot speak for another one; whoever operates the cluster has one that names no
+//! member.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::ids::NodeId;
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds something else.
+    #[error("{file}: {why}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Each file is fine and they do not belong together.
+    #[error("the certificate, its key and the authority do not fit together: {0}")]
+    Mismatch(String),
+}
+
+/// A member's certificate, its key, and the authority of its cluster.
+#[derive(Clone)]
+pub struct Certificates {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+}
+
+impl Certificates {
+    /// Reads them from PEM files.
+    pub fn read(authority: &Path, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = certificates(certificate)?;
+        let key_der = PrivateKeyDer::from_pem_slice(&content(key)?)
+            .map_err(|error| wrong(key, format!("holds no private key: {error}")))?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates(authority)? {
+            roots.add(root).map_err(|error| wrong(authority, error.to_string()))?;
+        }
+        let mismatch = |error: rustls::Error| TlsError::Mismatch(error.to_string());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| TlsError::Mismatch(error.to_string()))?;
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(mismatch)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key_der.clone_key())
+            .map_err(mismatch)?;
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(mismatch)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key_der)
+            .map_err(mismatch)?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+            connector: TlsConnector::from(Arc::new(client)),
+        })
+    }
+
+    /// Greets whoever connected.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await.map(TlsStream::Server)
+    }
+
+    /// Connects, and believes nobody but `node` of `cluster`.
+    pub(super) async fn connect(
+        &self,
+        stream: TcpStream,
+        node: NodeId,
+        cluster: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(member_name(node, cluster)).map_err(io::Error::other)?;
+        self.connector.connect(name, stream).await.map(TlsStream::Client)
+    }
+}
+
+/// The name in a member's certificate.
+#[must_use]
+pub fn member_name(node: NodeId, cluster: &str) -> String {
+    format!("n{}.{cluster}.pg-replica", node.0)
+}
+
+/// The certificate that the other side showed; the handshake has verified that it is of the
+/// cluster's authority.
+pub(super) fn shown_by(stream: &TlsStream<TcpStream>) -> Option<CertificateDer<'static>> {
+    let (_, session) = stream.get_ref();
+    session.peer_certificates()?.first().map(|shown| shown.clone().into_owned())
+}
+
+/// Whether this is the certificate of `node`.
+pub(super) fn proves(shown: &CertificateDer<'_>, node: NodeId, cluster: &str) -> bool {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(shown) else { return false };
+    let Ok(name) = ServerName::try_from(member_name(node, cluster)) else { return false };
+    certificate.verify_is_valid_for_subject_name(&name).is_ok()
+}
+
+fn content(file: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(file).map_err(|error| wrong(file, format!("cannot be read: {error}")))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content(file)?).collect();
+    let read = read.map_err(|error| wrong(file, format!("is no PEM file: {error}")))?;
+    if read.is_empty() {
+        return Err(wrong(file, "holds no certificate".into()));
+    }
+    Ok(read)
+}
+
+fn wrong(file: &Path, why: String) -> TlsError {
+    TlsError::File { file: file.display().to_string(), why }
+}
