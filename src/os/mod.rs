@@ -9,6 +9,7 @@ mod disk;
 mod entropy;
 pub mod guard;
 pub mod net;
+pub mod postgres;
 
 pub use clock::OsClock;
 pub use disk::OsDisk;

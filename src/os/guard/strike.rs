@@ -47,6 +47,13 @@ pub fn end_postgres(data: &Path) -> usize {
     }
 }
 
+/// Every process that works as Postgres in `data`, whoever started it.
+#[must_use]
+pub fn server_processes(data: &Path) -> Vec<Pid> {
+    let found = fs::canonicalize(data).map(|data| processes_in(&data)).unwrap_or_default();
+    found.into_iter().map(|process| process.pid).collect()
+}
+
 /// The processes of the server in `data`, which is a path without links.
 fn processes_in(data: &Path) -> Vec<Found> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };

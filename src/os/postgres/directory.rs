@@ -1,0 +1,300 @@
+//! Making, copying and rewinding data directories, all of them beside the one that is in use, so
+//! that what is cut short leaves the old one as it was. Nothing is ever removed that somebody may
+//! want back: it is set aside.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::AsyncWriteExt;
+
+use crate::env::{Observation, PostgresError, RewindReport, Upstream};
+use crate::ids::{Epoch, SystemId};
+
+use super::births::{Births, parse_lsn};
+use super::control_file::ControlFile;
+use super::plan::{KEEPER, PostgresPlan, STREAMER};
+use super::server::is_running;
+use super::session::{ANSWER_DEADLINE, ask, connect_to};
+use super::settings::{Wanted, reach, write};
+use super::tools::{last_words, run};
+
+/// The mark of a directory that a rewind is working on: while it is there the directory is worth
+/// nothing.
+const REWINDING: &str = "pg_replica.rewinding";
+
+/// Whether a server may be started here, and why not.
+pub(super) fn check_startable(plan: &PostgresPlan) -> Result<(), String> {
+    if plan.data.join(REWINDING).exists() {
+        return Err("a rewind of the data directory was cut short: only a copy mends it".into());
+    }
+    let version = fs::read_to_string(plan.data.join("PG_VERSION"))
+        .map_err(|error| format!("{} holds no database: {error}", plan.data.display()))?;
+    let major = plan.installation.major();
+    if version.trim() != major.to_string() {
+        return Err(format!(
+            "{} was made by PostgreSQL {}, and the programs are of {major}: set postgres.bin_dir \
+             to that version's, or upgrade the directory with pg_upgrade",
+            plan.data.display(),
+            version.trim()
+        ));
+    }
+    Ok(())
+}
+
+/// Notes that a server was started here: from now on there may be somebody's data.
+pub(super) fn note_started(plan: &PostgresPlan) -> io::Result<()> {
+    let mut births = Births::read(&plan.data)?;
+    if !births.started {
+        births.started = true;
+        births.write(&plan.data)?;
+    }
+    Ok(())
+}
+
+/// Makes a new database cluster.
+pub(super) async fn initialise(
+    plan: &PostgresPlan,
+    epoch: Epoch,
+) -> Result<SystemId, PostgresError> {
+    if !is_empty(&plan.data).map_err(transient)? {
+        let why = format!("{} is not empty", plan.data.display());
+        return Err(PostgresError::Permanent(why));
+    }
+    let fresh = beside(&plan.data, "new");
+    clear(&fresh).map_err(transient)?;
+    let mut command = plan.command("initdb");
+    command
+        .arg("-D")
+        .arg(&fresh)
+        .args(["-U", "postgres", "--encoding", "UTF8", "--locale", "C.UTF-8"])
+        .args(["--data-checksums", "--auth-local", "peer", "--auth-host", "scram-sha-256"])
+        .args(["--no-instructions"]);
+    run(command).await?;
+    make_roles(plan, &fresh).await?;
+    add_access(plan, &fresh).map_err(transient)?;
+    Births::first(epoch).write(&fresh).map_err(transient)?;
+    let there = PostgresPlan { data: fresh.clone(), ..plan.clone() };
+    write(&there, &Wanted::default()).map_err(transient)?;
+    let system = control_file(&there).await?.system;
+    sync_tree(&fresh).map_err(transient)?;
+    put_in_place(&fresh, &plan.data).map_err(transient)?;
+    Ok(system)
+}
+
+/// The roles of the node and of the members, made while nobody else can be there. The password goes
+/// through a pipe: arguments can be read by everybody.
+async fn make_roles(plan: &PostgresPlan, data: &Path) -> Result<(), PostgresError> {
+    let checkpoint = if plan.installation.major() >= 15 {
+        format!("grant pg_checkpoint to {STREAMER};\n")
+    } else {
+        String::new()
+    };
+    let statements = format!(
+        "create role {KEEPER} superuser login password '{secret}';\n\
+         create role {STREAMER} replication login password '{secret}';\n\
+         grant execute on function pg_ls_dir(text, boolean, boolean) to {STREAMER};\n\
+         grant execute on function pg_stat_file(text, boolean) to {STREAMER};\n\
+         grant execute on function pg_read_binary_file(text) to {STREAMER};\n\
+         grant execute on function pg_read_binary_file(text, bigint, bigint, boolean) to \
+         {STREAMER};\n\
+         {checkpoint}",
+        secret = plan.secret
+    );
+    let mut command = plan.command("postgres");
+    command
+        .args(["--single", "-j", "-D"])
+        .arg(data)
+        .args(["-c", "password_encryption=scram-sha-256", "-c", "log_statement=none", "postgres"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(transient)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // With -j a statement ends with a semicolon and an empty line.
+        let text = statements.replace(";\n", ";\n\n");
+        pipe.write_all(text.as_bytes()).await.map_err(transient)?;
+    }
+    let output = child.wait_with_output().await.map_err(transient)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || said.contains("ERROR:") {
+        let why = last_words(&said).replace(&plan.secret, "***");
+        return Err(PostgresError::Transient(format!("the roles cannot be made: {why}")));
+    }
+    Ok(())
+}
+
+/// The configured lines come first: of several that fit, the server obeys the first.
+fn add_access(plan: &PostgresPlan, data: &Path) -> io::Result<()> {
+    let file = data.join("pg_hba.conf");
+    let usual = fs::read_to_string(&file)?;
+    let mut text: String = plan.access.iter().map(|line| format!("{line}\n")).collect();
+    text.push_str(&usual);
+    super::births::write_whole(&file, text.as_bytes())
+}
+
+/// Copies the source. The old directory stays until the copy is whole.
+pub(super) async fn clone_from(
+    plan: &PostgresPlan,
+    source: &Upstream,
+) -> Result<(), PostgresError> {
+    let copy = beside(&plan.data, "copy");
+    clear(&copy).map_err(transient)?;
+    let mut command = plan.command("pg_basebackup");
+    command.arg("-D").arg(&copy).args(["-d", &reach(plan, &source.address)]).args([
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "--no-password",
+    ]);
+    run(command).await?;
+    super::births::write_whole(&copy.join("standby.signal"), b"").map_err(transient)?;
+    sync_tree(&copy).map_err(transient)?;
+    if !is_empty(&plan.data).map_err(transient)? {
+        let aside = set_aside_path(plan, "data");
+        fs::rename(&plan.data, &aside).map_err(|error| {
+            let why = format!("{} cannot be set aside: {error}", plan.data.display());
+            PostgresError::Transient(why)
+        })?;
+        tracing::info!("the former data directory was set aside as {}", aside.display());
+    }
+    put_in_place(&copy, &plan.data).map_err(transient)
+}
+
+/// Takes the directory back to where its history and the source's part.
+pub(super) async fn rewind(
+    plan: &PostgresPlan,
+    source: &Upstream,
+    seen: &Observation,
+) -> Result<RewindReport, PostgresError> {
+    check_startable(plan).map_err(PostgresError::Permanent)?;
+    if is_running(&plan.data) {
+        return Err(PostgresError::Transient("the server runs".into()));
+    }
+    // The source's control file names its timeline only after a checkpoint, and it is what the
+    // tool compares.
+    let client = connect_to(plan, &source.address).await?;
+    ask(client.batch_execute("checkpoint"), ANSWER_DEADLINE * 10).await?;
+    drop(client);
+    let kept = keep_log(plan).map_err(transient)?;
+    let end = seen.flushed.unwrap_or_default();
+    super::births::write_whole(&plan.data.join(REWINDING), b"").map_err(transient)?;
+    let mut command = plan.command("pg_rewind");
+    command
+        .arg("-D")
+        .arg(&plan.data)
+        .args(["--source-server", &format!("{} dbname=postgres", reach(plan, &source.address))])
+        .args(["--config-file", &plan.data.join("postgresql.conf").display().to_string()]);
+    let (said, outcome) = run_aloud(command).await;
+    outcome?;
+    match fs::remove_file(plan.data.join(REWINDING)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(transient(error)),
+        Ok(()) | Err(_) => {}
+    }
+    super::births::write_whole(&plan.data.join("standby.signal"), b"").map_err(transient)?;
+    tracing::info!("the log of the former history was kept in {}", kept.display());
+    let parted = said.lines().find_map(|line| {
+        line.split_once("servers diverged at WAL location")?.1.split_whitespace().next()
+    });
+    let diverged_from = parted.and_then(parse_lsn).unwrap_or(end);
+    Ok(RewindReport { diverged_from, diverged_to: end.max(diverged_from) })
+}
+
+/// Runs a program whose words are wanted also where it succeeds.
+async fn run_aloud(mut command: tokio::process::Command) -> (String, Result<(), PostgresError>) {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    match command.output().await {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let outcome = if output.status.success() {
+                Ok(())
+            } else {
+                Err(super::tools::judge(last_words(&said)))
+            };
+            (said, outcome)
+        }
+        Err(error) => (String::new(), Err(transient(error))),
+    }
+}
+
+/// I7: what only this directory has is kept before a rewind takes it away: its log, from the last
+/// checkpoints on, which is what there is.
+fn keep_log(plan: &PostgresPlan) -> io::Result<PathBuf> {
+    let aside = set_aside_path(plan, "wal");
+    fs::create_dir_all(&aside)?;
+    for entry in fs::read_dir(plan.data.join("pg_wal"))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), aside.join(entry.file_name()))?;
+        }
+    }
+    sync_tree(&aside)?;
+    Ok(aside)
+}
+
+pub(super) async fn control_file(plan: &PostgresPlan) -> Result<ControlFile, PostgresError> {
+    let mut command = plan.command("pg_controldata");
+    command.arg("-D").arg(&plan.data);
+    ControlFile::parse(&run(command).await?).map_err(PostgresError::Transient)
+}
+
+fn set_aside_path(plan: &PostgresPlan, what: &str) -> PathBuf {
+    let now = clock_gettime(ClockId::Realtime);
+    let parent = if what == "data" {
+        // A rename stays within one file system.
+        plan.data.parent().unwrap_or(Path::new("/")).to_owned()
+    } else {
+        plan.aside()
+    };
+    let name = plan.data.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut number = 0;
+    loop {
+        let suffix = if number == 0 { String::new() } else { format!("-{number}") };
+        let path = parent.join(format!("{name}.{what}-aside-{}{suffix}", now.tv_sec));
+        if !path.exists() {
+            return path;
+        }
+        number += 1;
+    }
+}
+
+fn beside(data: &Path, suffix: &str) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{suffix}"));
+    data.with_file_name(name)
+}
+
+/// Removes what an earlier attempt left: it was never a data directory of anybody.
+fn clear(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_empty(folder: &Path) -> io::Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    // An empty directory is replaced by a rename; one that holds something is not.
+    fs::rename(from, to)?;
+    fs::File::open(to.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn sync_tree(folder: &Path) -> io::Result<()> {
+    let file = fs::File::open(folder)?;
+    rustix::fs::syncfs(&file).map_err(io::Error::from)
+}
+
+fn transient(error: io::Error) -> PostgresError {
+    PostgresError::Transient(error.to_string())
+}

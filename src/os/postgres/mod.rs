@@ -1,0 +1,329 @@
+//! The real server.
+//!
+//! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its files,
+//! `server` starts and ends its processes, `session` speaks to it, `look` observes, `births` keeps
+//! which primacy created which timeline, and `directory` makes, copies and rewinds data
+//! directories. This file puts the verbs of the contract together from them.
+
+mod births;
+mod control_file;
+mod directory;
+mod install;
+mod look;
+mod plan;
+mod server;
+mod session;
+mod settings;
+mod tools;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::env::{
+    Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow, SyncNames, TimelineBirth,
+    Upstream,
+};
+use crate::ids::{Epoch, Moment, NodeId, SystemId};
+
+pub use install::{Installation, NoPostgres};
+pub use plan::{Account, PostgresPlan};
+pub use session::read_secret;
+
+use births::Births;
+use look::Kept;
+use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_to};
+use settings::Wanted;
+
+/// How soon it is looked again whether the server has taken something up.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long a promotion may take before its outcome is called unknown.
+const PROMOTION_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The server of this machine. Clones share everything.
+#[derive(Clone)]
+pub struct OsPostgres(Arc<Inner>);
+
+struct Inner {
+    plan: PostgresPlan,
+    kept: Kept,
+    /// What the server is to be, as far as this process knows.
+    wanted: Mutex<Wanted>,
+    /// The addresses of the servers that were followed: a receiver says where it streams from.
+    upstreams: Mutex<BTreeMap<NodeId, String>>,
+    /// Ends the verb under way, where a stop comes in the middle of it.
+    stopping: Mutex<CancellationToken>,
+}
+
+impl fmt::Debug for OsPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OsPostgres({})", self.0.plan.data.display())
+    }
+}
+
+impl OsPostgres {
+    /// The server of this plan, whether it runs already or not.
+    pub fn new(plan: PostgresPlan) -> io::Result<Self> {
+        plan.prepare()?;
+        Ok(Self(Arc::new(Inner {
+            plan,
+            kept: Kept::default(),
+            wanted: Mutex::default(),
+            upstreams: Mutex::default(),
+            stopping: Mutex::default(),
+        })))
+    }
+
+    fn plan(&self) -> &PostgresPlan {
+        &self.0.plan
+    }
+
+    /// Runs a verb, unless a stop ends it.
+    async fn unless_stopped<T>(
+        &self,
+        verb: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, PostgresError> {
+        let stopping = lock(&self.0.stopping).clone();
+        let stopped = std::pin::pin!(stopping.cancelled());
+        match select(stopped, std::pin::pin!(verb)).await {
+            Either::Left(_) => Err(PostgresError::Unknown("ended by a stop".into())),
+            Either::Right((outcome, _)) => outcome,
+        }
+    }
+
+    /// Changes what is wanted, writes it down, and has the server read it where it runs.
+    fn want(&self, change: impl FnOnce(&mut Wanted)) -> Result<(), PostgresError> {
+        let mut wanted = lock(&self.0.wanted);
+        change(&mut wanted);
+        settings::write(self.plan(), &wanted).map_err(transient)?;
+        server::reload(&self.plan().data);
+        Ok(())
+    }
+
+    /// Waits until a new session is told `value`: then every process of the server has been told to
+    /// read the files again.
+    async fn in_force(&self, parameter: &str, value: &str) -> Result<(), PostgresError> {
+        loop {
+            // A session that exists may read the files later than one that begins.
+            let client = connect(self.plan()).await?;
+            let row = ask(
+                client.query_one("select current_setting($1)", &[&parameter]),
+                ANSWER_DEADLINE,
+            )
+            .await?;
+            if row.get::<_, &str>(0) == value {
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn count(&self, question: &str) -> Result<i64, PostgresError> {
+        let client = connect(self.plan()).await?;
+        let row = ask(client.query_one(question, &[]), ANSWER_DEADLINE).await?;
+        Ok(row.get(0))
+    }
+
+    /// The births of the upstream, so that every byte that comes from there can be told apart.
+    async fn learn_births(&self, source: &Upstream) -> Result<(), PostgresError> {
+        let client = connect_to(self.plan(), &source.address).await?;
+        let question = format!("select pg_read_binary_file('{}')", births::FILE);
+        let row = ask(client.query_one(&question, &[]), ANSWER_DEADLINE).await?;
+        let theirs = Births::parse(row.get(0)).map_err(transient)?;
+        let seen = self.observe().await?;
+        let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
+        let mut births = Births::read(&self.plan().data).map_err(transient)?;
+        births.adopt(&theirs, own);
+        births.write(&self.plan().data).map_err(transient)
+    }
+
+    /// The log that this member needs is kept there from now on.
+    async fn claim_slot(&self, source: &Upstream) -> Result<(), PostgresError> {
+        let client = connect_to(self.plan(), &source.address).await?;
+        let slot = plan::slot_of(self.plan().node);
+        let question = "select pg_create_physical_replication_slot($1, true) \
+                        where not exists (select from pg_replication_slots where slot_name = $1)";
+        ask(client.execute(question, &[&slot]), ANSWER_DEADLINE).await?;
+        Ok(())
+    }
+}
+
+impl Postgres for OsPostgres {
+    async fn observe(&self) -> Result<Observation, PostgresError> {
+        let upstreams = lock(&self.0.upstreams).clone();
+        look::look(self.plan(), &self.0.kept, &upstreams).await
+    }
+
+    async fn initialise(&self, epoch: Epoch) -> Result<SystemId, PostgresError> {
+        self.unless_stopped(directory::initialise(self.plan(), epoch)).await
+    }
+
+    async fn clone_from(&self, source: &Upstream) -> Result<(), PostgresError> {
+        self.unless_stopped(directory::clone_from(self.plan(), source)).await
+    }
+
+    async fn rewind(&self, source: &Upstream) -> Result<RewindReport, PostgresError> {
+        let seen = self.observe().await?;
+        self.unless_stopped(directory::rewind(self.plan(), source, &seen)).await
+    }
+
+    async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
+        let plan = self.plan();
+        directory::check_startable(plan).map_err(PostgresError::Permanent)?;
+        let signal = plan.data.join("standby.signal");
+        let wanted = match how {
+            StartAs::Primary { sync, .. } => {
+                match fs::remove_file(&signal) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(transient(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+                Wanted { upstream: None, sync: sync.clone(), admits: false }
+            }
+            StartAs::Standby => {
+                births::write_whole(&signal, b"").map_err(transient)?;
+                Wanted { upstream: None, sync: SyncNames::default(), admits: true }
+            }
+        };
+        self.want(|present| *present = wanted)?;
+        directory::note_started(plan).map_err(transient)?;
+        self.unless_stopped(async {
+            server::start(plan).await?;
+            connect(plan).await.map(|_| ()).map_err(PostgresError::from)
+        })
+        .await
+    }
+
+    async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
+        let seen = self.observe().await?;
+        let last = seen.history.last().copied();
+        if let Some(birth) = last.filter(|birth| birth.born == epoch) {
+            return Ok(birth);
+        }
+        if seen.receiver.is_some() || lock(&self.0.wanted).upstream.is_some() {
+            let why = "a receiver is configured: detach first";
+            return Err(PostgresError::Transient(why.into()));
+        }
+        let from = last.map(|birth| birth.timeline).unwrap_or_default();
+        let mut births = Births::read(&self.plan().data).map_err(transient)?;
+        births.intend(epoch, from);
+        births.write(&self.plan().data).map_err(transient)?;
+        self.unless_stopped(self.end_recovery(epoch)).await
+    }
+
+    async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
+        self.unless_stopped(async {
+            self.learn_births(upstream).await?;
+            self.claim_slot(upstream).await?;
+            lock(&self.0.upstreams).insert(upstream.node, upstream.address.clone());
+            self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
+            self.in_force("primary_slot_name", &plan::slot_of(self.plan().node)).await
+        })
+        .await
+    }
+
+    async fn detach(&self) -> Result<(), PostgresError> {
+        self.unless_stopped(async {
+            self.want(|wanted| wanted.upstream = None)?;
+            self.in_force("primary_conninfo", "").await?;
+            // The receiver flushes what it has before it goes.
+            const RECEIVERS: &str =
+                "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
+            while self.count(RECEIVERS).await? > 0 {
+                sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
+        self.unless_stopped(async {
+            self.want(|wanted| wanted.sync = sync.clone())?;
+            self.in_force("synchronous_standby_names", &settings::names(sync)).await?;
+            self.obeyed_by_senders(sync).await
+        })
+        .await
+    }
+
+    async fn admit(&self) -> Result<(), PostgresError> {
+        self.want(|wanted| wanted.admits = true)?;
+        // A session that begins after the files were read is let in by the new ones.
+        let names = settings::names(&lock(&self.0.wanted).sync);
+        self.in_force("synchronous_standby_names", &names).await
+    }
+
+    async fn extend_lease(&self, _epoch: Epoch, _until: Moment) -> Result<bool, PostgresError> {
+        // The commit fence is a library that the server loads, and none is loaded.
+        Ok(false)
+    }
+
+    async fn stop(&self, how: StopHow) -> Result<(), PostgresError> {
+        let under_way = std::mem::replace(&mut *lock(&self.0.stopping), CancellationToken::new());
+        under_way.cancel();
+        match how {
+            StopHow::Fast => server::stop_fast(&self.plan().data).await,
+            StopHow::Immediate => server::stop_now(&self.plan().data).await,
+        }
+        Ok(())
+    }
+}
+
+impl OsPostgres {
+    async fn end_recovery(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
+        let client = connect(self.plan()).await?;
+        let question = "select pg_promote(true, 30)";
+        match ask(client.query_one(question, &[]), PROMOTION_DEADLINE).await {
+            Ok(row) if row.get::<_, bool>(0) => {}
+            Ok(_) | Err(NoAnswer::Silent) => {
+                return Err(PostgresError::Unknown("the promotion takes long".into()));
+            }
+            Err(why) => return Err(why.into()),
+        }
+        // Others compare control files, and this one's names the new timeline from here on.
+        drop(tokio::spawn(async move {
+            let _ = client.batch_execute("checkpoint").await;
+        }));
+        let seen = self.observe().await?;
+        let birth = seen.history.last().copied();
+        birth.filter(|birth| birth.born == epoch).ok_or_else(|| {
+            PostgresError::Unknown("the server was promoted by somebody else".into())
+        })
+    }
+
+    /// Waits until every sender counts as the configuration says.
+    async fn obeyed_by_senders(&self, sync: &SyncNames) -> Result<(), PostgresError> {
+        let names: Vec<String> = if sync.confirmations == 0 {
+            Vec::new()
+        } else {
+            sync.standbys.iter().map(|node| plan::name_in(*node, sync.epoch)).collect()
+        };
+        let client = connect(self.plan()).await?;
+        let question = "select count(*) from pg_stat_replication \
+                        where (sync_priority > 0) <> (application_name = any($1))";
+        loop {
+            let row = ask(client.query_one(question, &[&names]), ANSWER_DEADLINE).await?;
+            if row.get::<_, i64>(0) == 0 {
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+fn transient(error: io::Error) -> PostgresError {
+    PostgresError::Transient(error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

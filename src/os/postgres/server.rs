@@ -1,0 +1,136 @@
+//! The server's processes: starting them, finding them, ending them.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
+use tokio::time::sleep;
+
+use crate::env::PostgresError;
+
+use super::super::guard::{end_postgres, server_processes};
+use super::plan::PostgresPlan;
+use super::tools::{judge, last_words};
+
+/// How soon it is looked again while something is awaited from a process.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How much of the end of the log is read for a reason.
+const LOG_TAIL: u64 = 8 << 10;
+
+/// How far the server says that it is, in its lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// Recovering, or not yet consistent.
+    Starting,
+    /// Lets sessions in.
+    Ready,
+    /// Going down.
+    Stopping,
+}
+
+/// The postmaster of `data`, if one runs, and what it says of itself.
+pub(super) fn postmaster(data: &Path) -> Option<(Pid, Status)> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let pid = Pid::from_raw(lines.first()?.parse().ok()?)?;
+    // The file may have been left by a server that was killed, and its number be somebody else's.
+    server_processes(data).contains(&pid).then_some(())?;
+    let status = match lines.get(7).copied().unwrap_or_default() {
+        "ready" => Status::Ready,
+        "stopping" => Status::Stopping,
+        _ => Status::Starting,
+    };
+    Some((pid, status))
+}
+
+/// Whether any process of the server exists.
+pub(super) fn is_running(data: &Path) -> bool {
+    !server_processes(data).is_empty()
+}
+
+/// Starts the server and returns when it lets sessions in.
+pub(super) async fn start(plan: &PostgresPlan) -> Result<(), PostgresError> {
+    let transient = |error: std::io::Error| PostgresError::Transient(error.to_string());
+    let log =
+        fs::OpenOptions::new().create(true).append(true).open(plan.log()).map_err(transient)?;
+    plan.give(&plan.log()).map_err(transient)?;
+    let before = log.metadata().map_err(transient)?.len();
+    let mut command = plan.command("postgres");
+    command
+        .arg("-D")
+        .arg(&plan.data)
+        // Read before any file, and obeyed whatever the files say.
+        .args(["-c", &format!("hba_file={}", plan.access_file().display())])
+        .stdout(Stdio::from(log.try_clone().map_err(transient)?))
+        .stderr(Stdio::from(log))
+        // The terminal's signals are for the node.
+        .process_group(0);
+    let child = command.spawn().map_err(transient)?;
+    await_ready(plan, child, before).await
+}
+
+async fn await_ready(
+    plan: &PostgresPlan,
+    mut child: Child,
+    log_from: u64,
+) -> Result<(), PostgresError> {
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            let said = tail(&plan.log(), log_from);
+            let why = format!("the server ended ({status}): {}", last_words(&said));
+            return Err(judge(why));
+        }
+        if let Some((_, Status::Ready)) = postmaster(&plan.data) {
+            break;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    // It is this process's child for as long as both live, and somebody has to notice its end.
+    drop(tokio::spawn(async move {
+        if let Ok(status) = child.wait().await {
+            tracing::info!("the server's process ended: {status}");
+        }
+    }));
+    Ok(())
+}
+
+/// What the server wrote since its log was `from` bytes long.
+fn tail(log: &Path, from: u64) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(LOG_TAIL))))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// Asks the server to shut down and waits until it has: no longer than whoever waits for this.
+pub(super) async fn stop_fast(data: &Path) {
+    if let Some((pid, _)) = postmaster(data) {
+        let _ = kill_process(pid, Signal::INT);
+    }
+    while is_running(data) {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Ends every process of the server at once.
+pub(super) async fn stop_now(data: &Path) {
+    let data = data.to_owned();
+    // It cannot fail but by a panic, and then the guard is what is left.
+    let _ = tokio::task::spawn_blocking(move || end_postgres(&data)).await;
+}
+
+/// Tells the server to read its files again.
+pub(super) fn reload(data: &Path) {
+    if let Some((pid, _)) = postmaster(data) {
+        let _ = kill_process(pid, Signal::HUP);
+    }
+}

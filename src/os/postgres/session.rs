@@ -1,0 +1,144 @@
+//! Speaking to the server: one connection over its private socket, and a deadline on every word.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::env::PostgresError;
+
+use super::plan::{KEEPER, PostgresPlan, STREAMER};
+use super::settings::reach;
+
+/// A server that does not answer a question of the node within this time hangs.
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_millis(800);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// Nobody listens.
+    NoServer,
+    /// It says that it is starting up, or in recovery and not yet consistent.
+    Starting,
+    /// It says that it is shutting down.
+    Stopping,
+    /// It did not answer in time.
+    Silent,
+    /// It answered with an error.
+    Refused(String),
+}
+
+impl NoAnswer {
+    fn of(error: &tokio_postgres::Error) -> Self {
+        let Some(refusal) = error.as_db_error() else {
+            return Self::Refused(error.to_string());
+        };
+        if *refusal.code() != SqlState::CANNOT_CONNECT_NOW
+            && *refusal.code() != SqlState::ADMIN_SHUTDOWN
+        {
+            return Self::Refused(refusal.message().to_owned());
+        }
+        let stops = refusal.message().contains("shut");
+        if stops { Self::Stopping } else { Self::Starting }
+    }
+}
+
+impl From<NoAnswer> for PostgresError {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::NoServer => Self::Transient("no server listens".into()),
+            NoAnswer::Starting => Self::Transient("the server is starting up".into()),
+            NoAnswer::Stopping => Self::Transient("the server is shutting down".into()),
+            NoAnswer::Silent => Self::Unknown("the server does not answer".into()),
+            NoAnswer::Refused(why) => Self::Transient(why),
+        }
+    }
+}
+
+/// Asks with a deadline.
+pub(super) async fn ask<T>(
+    question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    deadline: Duration,
+) -> Result<T, NoAnswer> {
+    match timeout(deadline, question).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(NoAnswer::of(&error)),
+        Err(_) => Err(NoAnswer::Silent),
+    }
+}
+
+/// Connects to this machine's server, as the node.
+pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
+    let socket = plan.socket_folder().join(format!(".s.PGSQL.{}", plan.port));
+    if !socket.exists() {
+        return Err(NoAnswer::NoServer);
+    }
+    let mut config = Config::new();
+    config
+        .host_path(plan.socket_folder())
+        .port(plan.port)
+        .user(KEEPER)
+        .password(&plan.secret)
+        .dbname("postgres")
+        .application_name("pg_replica node");
+    open(&config).await
+}
+
+/// Connects to another member's server, as a member.
+pub(super) async fn connect_to(plan: &PostgresPlan, address: &str) -> Result<Client, NoAnswer> {
+    // The library reads no password file.
+    let words: Vec<String> = reach(plan, address)
+        .split(' ')
+        .filter(|word| !word.starts_with("passfile=") && !word.starts_with("user="))
+        .map(str::to_owned)
+        .collect();
+    let mut config: Config = words
+        .join(" ")
+        .parse()
+        .map_err(|error: tokio_postgres::Error| NoAnswer::Refused(error.to_string()))?;
+    config.user(STREAMER).password(&plan.secret).dbname("postgres");
+    config.application_name(format!("pg_replica {}", plan.node));
+    open(&config).await
+}
+
+async fn open(config: &Config) -> Result<Client, NoAnswer> {
+    let connecting = config.connect(NoTls);
+    let (client, connection) = match timeout(ANSWER_DEADLINE, connecting).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => {
+            let refused = std::error::Error::source(&error)
+                .and_then(|cause| cause.downcast_ref::<io::Error>())
+                .is_some_and(|cause| {
+                    matches!(
+                        cause.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                    )
+                });
+            return Err(if refused { NoAnswer::NoServer } else { NoAnswer::of(&error) });
+        }
+        Err(_) => return Err(NoAnswer::Silent),
+    };
+    drop(tokio::spawn(async move {
+        // Its end shows in the next question.
+        let _ = connection.await;
+    }));
+    Ok(client)
+}
+
+/// The password of the members, from the file that holds it.
+pub fn read_secret(file: &std::path::Path) -> io::Result<String> {
+    let text = fs::read_to_string(file)?;
+    let secret = text.trim();
+    let fits = (16..=128).contains(&secret.len())
+        && secret.chars().all(|letter| letter.is_ascii_alphanumeric());
+    if !fits {
+        return Err(io::Error::other(
+            "it holds no secret: 16 to 128 letters and digits in one line are one",
+        ));
+    }
+    Ok(secret.to_owned())
+}

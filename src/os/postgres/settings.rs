@@ -1,0 +1,239 @@
+//! The files that tell the server how to be: its parameters and who is let in.
+//!
+//! The user's files stay as they are, but for one line at the end of `postgresql.conf` that includes
+//! ours. What `ALTER SYSTEM` wrote is read after that by the server, so the few parameters that
+//! safety rests on are taken out of its file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::env::{SyncNames, Upstream};
+
+use super::births::write_whole;
+use super::plan::{KEEPER, PostgresPlan, STREAMER, name_in, slot_of};
+
+/// Our file, in the data directory.
+pub(super) const FILE: &str = "pg_replica.conf";
+
+/// Parameters that nobody but the node sets.
+const OWNED: [&str; 8] = [
+    "hba_file",
+    "hot_standby",
+    "listen_addresses",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+];
+
+/// What the node asks of the server where nobody asks for something else.
+const USUAL: [(&str, &str); 11] = [
+    ("wal_level", "replica"),
+    ("wal_log_hints", "on"),
+    ("max_wal_senders", "20"),
+    ("max_replication_slots", "20"),
+    ("wal_keep_size", "1GB"),
+    ("max_slot_wal_keep_size", "16GB"),
+    ("wal_receiver_status_interval", "1s"),
+    ("wal_receiver_timeout", "5s"),
+    ("wal_sender_timeout", "1s"),
+    ("wal_retrieve_retry_interval", "200ms"),
+    ("password_encryption", "scram-sha-256"),
+];
+
+/// What the server is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Whom it streams from.
+    pub(super) upstream: Option<Upstream>,
+    /// Whom its commits wait for.
+    pub(super) sync: SyncNames,
+    /// Whether clients are let in.
+    pub(super) admits: bool,
+}
+
+/// Writes all of it. The server takes it up when it starts, or when it is told to look.
+pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted) -> io::Result<()> {
+    include_ours(&plan.data)?;
+    drop_owned(&plan.data.join("postgresql.auto.conf"))?;
+    write_whole(&plan.data.join(FILE), parameters(plan, wanted).as_bytes())?;
+    let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
+    write_whole(&plan.access_file(), access(&own, wanted.admits).as_bytes())
+}
+
+/// Whether the file that says who is let in lets clients in.
+pub(super) fn admits(plan: &PostgresPlan) -> bool {
+    fs::read_to_string(plan.access_file()).is_ok_and(|text| !text.contains(SHUT))
+}
+
+fn parameters(plan: &PostgresPlan, wanted: &Wanted) -> String {
+    let mut all: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, value) in USUAL {
+        all.insert(name, value.to_owned());
+    }
+    for (name, value) in &plan.parameters {
+        all.insert(name, value.clone());
+    }
+    let sockets = plan.socket_folder().display().to_string();
+    let upstream = wanted.upstream.as_ref();
+    let owned = [
+        ("hba_file", plan.access_file().display().to_string()),
+        ("hot_standby", "on".into()),
+        ("listen_addresses", plan.listen.clone()),
+        ("port", plan.port.to_string()),
+        ("primary_conninfo", upstream.map_or(String::new(), |u| conninfo(plan, u))),
+        ("primary_slot_name", upstream.map_or(String::new(), |_| slot_of(plan.node))),
+        ("synchronous_standby_names", names(&wanted.sync)),
+        ("unix_socket_directories", sockets),
+        ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
+    ];
+    all.extend(owned);
+    let mut text = String::from("# Written by pg_replica. What is changed here is lost.\n");
+    for (name, value) in all {
+        let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+    }
+    text
+}
+
+/// `synchronous_standby_names` for a configuration.
+pub(super) fn names(sync: &SyncNames) -> String {
+    if sync.confirmations == 0 {
+        return String::new();
+    }
+    let quoted: Vec<String> =
+        sync.standbys.iter().map(|node| format!("\"{}\"", name_in(*node, sync.epoch))).collect();
+    format!("ANY {} ({})", sync.confirmations, quoted.join(", "))
+}
+
+/// The configuration that `synchronous_standby_names` stands for. `None` for one that is not ours.
+pub(super) fn read_names(text: &str) -> Option<SyncNames> {
+    if text.is_empty() {
+        return Some(SyncNames::default());
+    }
+    let (confirmations, list) = text.strip_prefix("ANY ")?.split_once(" (")?;
+    let mut sync = SyncNames { confirmations: confirmations.parse().ok()?, ..Default::default() };
+    for name in list.strip_suffix(')')?.split(", ") {
+        let (node, epoch) = super::plan::named(name.trim_matches('"'))?;
+        sync.epoch = epoch;
+        sync.standbys.insert(node);
+    }
+    Some(sync)
+}
+
+/// How this member's server reaches another one.
+fn conninfo(plan: &PostgresPlan, upstream: &Upstream) -> String {
+    let base = reach(plan, &upstream.address);
+    format!("{base} application_name={}", plan.name_in(upstream.epoch))
+}
+
+/// A connection to the server at `address`, `host:port`, as a member.
+pub(super) fn reach(plan: &PostgresPlan, address: &str) -> String {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let passwords = plan.passwords();
+    format!(
+        "host={host} port={port} user={STREAMER} passfile={} connect_timeout=3 keepalives_idle=2 \
+         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000",
+        passwords.display()
+    )
+}
+
+/// The mark of a file that keeps clients out.
+const SHUT: &str = "# Clients are not let in yet.";
+
+/// `pg_hba.conf`: what the node needs, then the doors of the clients.
+fn access(own: &str, admits: bool) -> String {
+    let mut text = format!(
+        "# Written by pg_replica. What is changed here is lost; change pg_hba.conf in the data\n\
+         # directory instead, and reload.\n\
+         local all {KEEPER} scram-sha-256\n\
+         host replication {STREAMER} all scram-sha-256\n\
+         host postgres {STREAMER} all scram-sha-256\n\
+         host all {KEEPER} all reject\n"
+    );
+    if admits {
+        text.push_str(own);
+    } else {
+        text.push_str(SHUT);
+        text.push_str("\nlocal all all reject\nhost all all all reject\n");
+    }
+    text
+}
+
+fn include_ours(data: &Path) -> io::Result<()> {
+    let file = data.join("postgresql.conf");
+    let line = format!("include_if_exists = '{FILE}'");
+    let text = fs::read_to_string(&file)?;
+    if text.lines().rev().find(|line| !line.trim().is_empty()).is_some_and(|last| last == line) {
+        return Ok(());
+    }
+    // It has to be the last one: of two settings the server takes the later.
+    let kept: Vec<&str> = text.lines().filter(|other| other.trim() != line).collect();
+    write_whole(&file, format!("{}\n\n{line}\n", kept.join("\n").trim_end()).as_bytes())
+}
+
+fn drop_owned(file: &Path) -> io::Result<()> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let is_owned = |line: &&str| {
+        let name = line.split('=').next().unwrap_or_default().trim();
+        OWNED.contains(&name) || name.starts_with("recovery_target")
+    };
+    if !text.lines().any(|line| is_owned(&line)) {
+        return Ok(());
+    }
+    let kept: Vec<&str> = text.lines().filter(|line| !is_owned(line)).collect();
+    write_whole(file, format!("{}\n", kept.join("\n")).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ids::{Epoch, NodeId};
+
+    #[test]
+    fn a_configuration_is_read_back_as_it_was_written() {
+        let standbys = BTreeSet::from([NodeId(2), NodeId(13)]);
+        let sync = SyncNames { epoch: Epoch(7), confirmations: 1, standbys };
+        let text = names(&sync);
+        assert_eq!(text, "ANY 1 (\"pg_replica_n2_e7\", \"pg_replica_n13_e7\")");
+        assert_eq!(read_names(&text), Some(sync));
+        assert_eq!(read_names(""), Some(SyncNames::default()));
+        assert_eq!(read_names("*"), None);
+        assert_eq!(read_names("FIRST 1 (a)"), None);
+    }
+
+    #[test]
+    fn what_safety_rests_on_is_taken_out_of_other_hands() {
+        let folder = std::env::temp_dir().join(format!("pg-settings-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let auto = folder.join("postgresql.auto.conf");
+        fs::write(&auto, "# x\nwork_mem = '8MB'\nprimary_conninfo = 'host=old'\n").unwrap();
+        drop_owned(&auto).unwrap();
+        assert_eq!(fs::read_to_string(&auto).unwrap(), "# x\nwork_mem = '8MB'\n");
+        let main = folder.join("postgresql.conf");
+        fs::write(&main, "include_if_exists = 'pg_replica.conf'\nport = 1\n").unwrap();
+        include_ours(&folder).unwrap();
+        include_ours(&folder).unwrap();
+        let expected = "port = 1\n\ninclude_if_exists = 'pg_replica.conf'\n";
+        assert_eq!(fs::read_to_string(&main).unwrap(), expected);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_shut_door_lets_the_members_in_and_nobody_else() {
+        let shut = access("host all all all trust\n", false);
+        assert!(shut.contains(SHUT) && !shut.contains("trust"));
+        let open = access("host all all all trust\n", true);
+        assert!(!open.contains(SHUT) && open.ends_with("host all all all trust\n"));
+    }
+}

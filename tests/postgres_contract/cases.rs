@@ -1,0 +1,216 @@
+//! The cases. Each says in its name what the contract promises.
+
+use std::time::Duration;
+
+use pg_replica::env::{
+    Postgres, Process, Side, StartAs, StopHow, SyncNames, TimelineBirth,
+};
+use pg_replica::ids::{Epoch, Lsn, Timeline};
+
+use super::ground::{
+    Ground, Wrote, follow, found, join, promote, sync, until, until_rows, upstream,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const BRIEFLY: Duration = Duration::from_millis(700);
+
+pub(crate) async fn an_empty_machine_shows_nothing<G: Ground>(ground: G) {
+    let seen = ground.server(1).observe().await.unwrap();
+    assert_eq!(seen.system, None);
+    assert!(matches!(seen.process, Process::Down { .. }));
+    assert_eq!((seen.flushed, seen.receiver), (None, None));
+    assert!(seen.history.is_empty() && !seen.admits && !seen.may_write());
+}
+
+pub(crate) async fn a_new_cluster_is_born_in_its_epoch_and_shut_until_it_admits<G: Ground>(
+    ground: G,
+) {
+    let server = ground.server(1);
+    let epoch = Epoch(3);
+    let system = server.initialise(epoch).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    assert_eq!(seen.system, Some(system));
+    assert!(!seen.ever_started);
+    server.start(&StartAs::Primary { epoch, sync: SyncNames::default() }).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    let birth = TimelineBirth { timeline: Timeline(1), born: epoch, begins: Lsn(0) };
+    assert_eq!(seen.history, [birth]);
+    assert_eq!((seen.process, seen.side, seen.admits), (Process::Up, Side::Primary, false));
+    assert!(seen.flushed.is_some() && seen.ever_started);
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Refused);
+    server.admit().await.unwrap();
+    assert!(server.observe().await.unwrap().admits);
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    assert_eq!(ground.rows(1).await, [1]);
+}
+
+pub(crate) async fn a_directory_that_holds_something_is_not_initialised<G: Ground>(ground: G) {
+    let server = ground.server(1);
+    let system = server.initialise(Epoch(1)).await.unwrap();
+    assert!(!server.initialise(Epoch(2)).await.unwrap_err().is_transient());
+    assert_eq!(server.observe().await.unwrap().system, Some(system));
+}
+
+pub(crate) async fn a_copy_follows_and_gets_every_row<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1, 2]).await;
+    let (primary, standby) =
+        (ground.server(1).observe().await.unwrap(), ground.server(2).observe().await.unwrap());
+    assert_eq!(primary.system, standby.system);
+    assert_eq!(primary.history, standby.history);
+    assert_eq!(standby.side, Side::Standby);
+    assert_eq!(ground.write(2, 3, PATIENCE).await, Wrote::Refused);
+    let end = primary.flushed.unwrap();
+    until(&ground, 2, "has the end", |seen| seen.flushed.is_some_and(|at| at >= end)).await;
+}
+
+pub(crate) async fn a_commit_waits_for_the_name_of_the_epoch<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    let server = ground.server(1);
+    server.set_sync(&sync(2, 1, &[2])).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, sync(2, 1, &[2]));
+    // It is attached under the name of epoch 1, which confirms nothing in epoch 2.
+    assert_eq!(ground.write(1, 1, BRIEFLY).await, Wrote::Silent);
+    follow(&ground, 2, 1, 2).await;
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    server.set_sync(&SyncNames::default()).await.unwrap();
+    ground.server(2).stop(StopHow::Immediate).await.unwrap();
+    assert_eq!(ground.write(1, 3, PATIENCE).await, Wrote::Acknowledged);
+}
+
+pub(crate) async fn a_detached_standby_receives_nothing_more<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    ground.server(2).detach().await.unwrap();
+    let before = ground.server(2).observe().await.unwrap();
+    assert_eq!(before.receiver, None);
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    ground.sleep(BRIEFLY).await;
+    let after = ground.server(2).observe().await.unwrap();
+    assert_eq!((after.receiver, after.flushed), (None, before.flushed));
+    assert!(before.flushed.is_some());
+    assert_eq!(ground.rows(2).await, [1]);
+    ground.server(2).detach().await.unwrap();
+}
+
+pub(crate) async fn a_promotion_opens_a_timeline_of_its_epoch<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    let server = ground.server(2);
+    server.detach().await.unwrap();
+    let before = server.observe().await.unwrap();
+    server.set_sync(&SyncNames { epoch: Epoch(4), ..SyncNames::default() }).await.unwrap();
+    let birth = server.promote(Epoch(4)).await.unwrap();
+    assert_eq!((birth.timeline, birth.born), (Timeline(2), Epoch(4)));
+    assert!(Some(birth.begins) >= before.flushed);
+    let seen = server.observe().await.unwrap();
+    assert_eq!((seen.side, seen.process), (Side::Primary, Process::Up));
+    assert_eq!(seen.history.last(), Some(&birth));
+    assert_eq!(seen.history.first(), before.history.first());
+    assert_eq!(server.promote(Epoch(4)).await.unwrap(), birth, "a second call changes nothing");
+    server.admit().await.unwrap();
+    assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
+    assert_eq!(ground.rows(2).await, [1, 2]);
+    server.stop(StopHow::Immediate).await.unwrap();
+    let down = server.observe().await.unwrap();
+    assert_eq!(down.history.last(), Some(&birth), "a crash does not forget who was born when");
+}
+
+pub(crate) async fn nothing_is_promoted_while_an_upstream_is_configured<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert!(ground.server(2).promote(Epoch(2)).await.is_err());
+    assert_eq!(ground.server(2).observe().await.unwrap().side, Side::Standby);
+}
+
+pub(crate) async fn a_diverged_former_primary_is_rewound_and_follows<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    promote(&ground, 2, 2).await;
+    assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
+    assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(1);
+    server.stop(StopHow::Fast).await.unwrap();
+    let report = server.rewind(&upstream(&ground, 2, 2)).await.unwrap();
+    assert!(report.diverged_to > report.diverged_from, "{report:?}");
+    server.start(&StartAs::Standby).await.unwrap();
+    follow(&ground, 1, 2, 2).await;
+    until_rows(&ground, 1, &[1, 2]).await;
+    let (former, present) =
+        (server.observe().await.unwrap(), ground.server(2).observe().await.unwrap());
+    assert_eq!(former.history, present.history);
+}
+
+pub(crate) async fn a_crashed_primary_comes_back_in_its_place_and_shut<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(1);
+    let before = server.observe().await.unwrap();
+    server.stop(StopHow::Immediate).await.unwrap();
+    let down = server.observe().await.unwrap();
+    assert_eq!((down.process, down.flushed), (Process::Down { clean: false }, None));
+    assert_eq!((down.system, down.side), (before.system, Side::Primary));
+    let epoch = Epoch(1);
+    server.start(&StartAs::Primary { epoch, sync: SyncNames::default() }).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    assert_eq!(seen.history, before.history);
+    assert!(!seen.admits && seen.flushed >= before.flushed);
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Refused);
+    server.admit().await.unwrap();
+    assert_eq!(ground.rows(1).await, [1]);
+}
+
+pub(crate) async fn a_clean_shutdown_leaves_the_standby_with_everything<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    ground.server(1).stop(StopHow::Fast).await.unwrap();
+    let down = ground.server(1).observe().await.unwrap();
+    assert_eq!(down.process, Process::Down { clean: true });
+    let end = down.flushed.expect("a clean shutdown says where it ended");
+    ground.server(2).detach().await.unwrap();
+    let standby = ground.server(2).observe().await.unwrap();
+    assert_eq!(standby.flushed, Some(end));
+}
+
+pub(crate) async fn a_start_forgets_the_upstream<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    let server = ground.server(2);
+    server.stop(StopHow::Fast).await.unwrap();
+    server.start(&StartAs::Standby).await.unwrap();
+    ground.sleep(BRIEFLY).await;
+    let seen = server.observe().await.unwrap();
+    assert_eq!((seen.side, seen.receiver), (Side::Standby, None));
+    until(&ground, 2, "knows its end", |seen| seen.flushed.is_some()).await;
+}
+
+pub(crate) async fn a_stop_of_a_stopped_server_is_harmless<G: Ground>(ground: G) {
+    let server = ground.server(1);
+    server.stop(StopHow::Fast).await.unwrap();
+    server.stop(StopHow::Immediate).await.unwrap();
+    found(&ground, 1, SyncNames::default()).await;
+    server.stop(StopHow::Fast).await.unwrap();
+    server.stop(StopHow::Fast).await.unwrap();
+    server.stop(StopHow::Immediate).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().process, Process::Down { clean: true });
+}
+
+pub(crate) async fn a_copy_leaves_the_old_directory_aside<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    let stranger = ground.server(2).initialise(Epoch(1)).await.unwrap();
+    join(&ground, 2, 1, 1).await;
+    until_rows(&ground, 2, &[1]).await;
+    assert_ne!(ground.server(2).observe().await.unwrap().system, Some(stranger));
+}

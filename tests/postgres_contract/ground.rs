@@ -1,0 +1,125 @@
+//! What a case may do besides the verbs: write rows, count them, wait.
+
+use std::future::Future;
+use std::time::Duration;
+
+use pg_replica::env::{Observation, Postgres, StartAs, SyncNames, Upstream};
+use pg_replica::ids::{Epoch, NodeId};
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    /// Acknowledged.
+    Acknowledged,
+    /// Refused, or the connection was.
+    Refused,
+    /// No answer within the time that a case waits.
+    Silent,
+}
+
+/// Some machines with a Postgres each, and clients.
+pub(crate) trait Ground: Send + Sync {
+    /// The kind of server.
+    type Server: Postgres;
+
+    /// The server of a machine, numbered from one.
+    fn server(&self, node: u64) -> Self::Server;
+
+    /// Where others reach it.
+    fn address(&self, node: u64) -> String;
+
+    /// Writes one row on that machine, and waits no longer than `patience`.
+    fn write(
+        &self,
+        node: u64,
+        row: u64,
+        patience: Duration,
+    ) -> impl Future<Output = Wrote> + Send;
+
+    /// The rows that a client reads there, in order.
+    fn rows(&self, node: u64) -> impl Future<Output = Vec<u64>> + Send;
+
+    /// Waits.
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send;
+}
+
+pub(crate) const EVENTUALLY: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) fn sync(epoch: u64, confirmations: u32, standbys: &[u64]) -> SyncNames {
+    let standbys = standbys.iter().copied().map(NodeId).collect();
+    SyncNames { epoch: Epoch(epoch), confirmations, standbys }
+}
+
+pub(crate) fn upstream(ground: &impl Ground, node: u64, epoch: u64) -> Upstream {
+    Upstream { node: NodeId(node), address: ground.address(node), epoch: Epoch(epoch) }
+}
+
+/// Looks until it is so.
+pub(crate) async fn until(
+    ground: &impl Ground,
+    node: u64,
+    what: &str,
+    holds: impl Fn(&Observation) -> bool,
+) -> Observation {
+    let mut waited = Duration::ZERO;
+    loop {
+        let seen = ground.server(node).observe().await;
+        if let Ok(seen) = &seen
+            && holds(seen)
+        {
+            return seen.clone();
+        }
+        assert!(waited < EVENTUALLY, "never {what}: {seen:?}");
+        ground.sleep(LOOK_AGAIN).await;
+        waited += LOOK_AGAIN;
+    }
+}
+
+/// Reads until the rows are these.
+pub(crate) async fn until_rows(ground: &impl Ground, node: u64, expected: &[u64]) {
+    let mut waited = Duration::ZERO;
+    loop {
+        let rows = ground.rows(node).await;
+        if rows == expected {
+            return;
+        }
+        assert!(waited < EVENTUALLY, "{node} has {rows:?} and not {expected:?}");
+        ground.sleep(LOOK_AGAIN).await;
+        waited += LOOK_AGAIN;
+    }
+}
+
+/// A new cluster's first primary, under epoch 1, open to clients.
+pub(crate) async fn found(ground: &impl Ground, node: u64, sync: SyncNames) {
+    let epoch = Epoch(1);
+    ground.server(node).initialise(epoch).await.unwrap();
+    ground.server(node).start(&StartAs::Primary { epoch, sync }).await.unwrap();
+    ground.server(node).admit().await.unwrap();
+}
+
+/// A new standby that streams.
+pub(crate) async fn join(ground: &impl Ground, node: u64, primary: u64, epoch: u64) {
+    let server = ground.server(node);
+    server.clone_from(&upstream(ground, primary, epoch)).await.unwrap();
+    server.start(&StartAs::Standby).await.unwrap();
+    follow(ground, node, primary, epoch).await;
+}
+
+pub(crate) async fn follow(ground: &impl Ground, node: u64, primary: u64, epoch: u64) {
+    ground.server(node).follow(&upstream(ground, primary, epoch)).await.unwrap();
+    let named = |seen: &Observation| {
+        seen.receiver.is_some_and(|r| r.upstream == NodeId(primary) && r.epoch == Epoch(epoch))
+    };
+    until(ground, node, "streams", named).await;
+    let attached = |seen: &Observation| {
+        seen.streams.iter().any(|s| s.node == NodeId(node) && s.epoch == Epoch(epoch))
+    };
+    until(ground, primary, "has the standby", attached).await;
+}
+
+pub(crate) async fn promote(ground: &impl Ground, node: u64, epoch: u64) {
+    ground.server(node).detach().await.unwrap();
+    ground.server(node).promote(Epoch(epoch)).await.unwrap();
+    ground.server(node).admit().await.unwrap();
+}

@@ -1,0 +1,47 @@
+//! One contract, two servers: every case runs against the simulated Postgres and against a real
+//! one, so that the model cannot drift from the truth.
+//!
+//! The real part needs PostgreSQL's server programs and says so where there are none: then it fails,
+//! unless `PG_REPLICA_WITHOUT_POSTGRES=1` says that this is known.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
+#![allow(clippy::disallowed_methods, reason = "a real server lives in real time")]
+
+mod cases;
+mod ground;
+mod real;
+mod simulated;
+
+macro_rules! on_both {
+    ($($case:ident($machines:literal),)*) => {
+        mod on_the_model {
+            $(#[test]
+            fn $case() {
+                super::simulated::run($machines, super::cases::$case);
+            })*
+        }
+
+        mod on_a_real_server {
+            $(#[test]
+            fn $case() {
+                super::real::run($machines, super::cases::$case);
+            })*
+        }
+    };
+}
+
+on_both! {
+    an_empty_machine_shows_nothing(1),
+    a_new_cluster_is_born_in_its_epoch_and_shut_until_it_admits(1),
+    a_directory_that_holds_something_is_not_initialised(1),
+    a_copy_follows_and_gets_every_row(2),
+    a_commit_waits_for_the_name_of_the_epoch(2),
+    a_detached_standby_receives_nothing_more(2),
+    a_promotion_opens_a_timeline_of_its_epoch(2),
+    nothing_is_promoted_while_an_upstream_is_configured(2),
+    a_diverged_former_primary_is_rewound_and_follows(2),
+    a_crashed_primary_comes_back_in_its_place_and_shut(1),
+    a_clean_shutdown_leaves_the_standby_with_everything(2),
+    a_start_forgets_the_upstream(2),
+    a_stop_of_a_stopped_server_is_harmless(1),
+    a_copy_leaves_the_old_directory_aside(2),
+}

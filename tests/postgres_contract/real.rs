@@ -1,0 +1,147 @@
+//! Real servers as ground: each in a directory of its own, on this machine.
+
+use std::fs;
+use std::future::Future;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+use pg_replica::os::guard::end_postgres;
+use pg_replica::os::postgres::{Account, Installation, OsPostgres, PostgresPlan};
+use tokio::time::timeout;
+use tokio_postgres::{Client, NoTls};
+
+use super::ground::{Ground, Wrote};
+
+/// Machines on this one.
+pub(crate) struct Real {
+    folder: PathBuf,
+    servers: Vec<(PostgresPlan, OsPostgres)>,
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        for (plan, _) in &self.servers {
+            end_postgres(&plan.data);
+        }
+        if std::thread::panicking() {
+            for (plan, _) in &self.servers {
+                let log = fs::read_to_string(plan.log()).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(25)..];
+                eprintln!("the log of {}:\n{}", plan.node, tail.join("\n"));
+            }
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs a case on some of them.
+pub(crate) fn run<F>(machines: u64, case: impl FnOnce(Real) -> F)
+where
+    F: Future<Output = ()>,
+{
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let installation = match Installation::find(None) {
+        Ok(installation) => installation,
+        Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
+            eprintln!("left out: {why}");
+            return;
+        }
+        Err(why) => panic!("{why}; ci/install does, or set PG_REPLICA_WITHOUT_POSTGRES=1"),
+    };
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = PathBuf::from(format!("/tmp/pg-contract-{}-{number}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    let account = is_root.then(|| Account::named("postgres").expect("the package makes a user"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let servers = (1..=machines).map(|node| {
+            let plan = PostgresPlan {
+                node: NodeId(node),
+                cluster: "contract".into(),
+                installation: installation.clone(),
+                data: folder.join(format!("n{node}/data")),
+                home: folder.join(format!("n{node}/home")),
+                listen: "127.0.0.1".into(),
+                port: free_port(),
+                account,
+                secret: "notasecretbutlongenough".into(),
+                access: vec!["local all postgres trust".into()],
+                parameters: [("fsync", "on"), ("shared_buffers", "16MB")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            };
+            (plan.clone(), OsPostgres::new(plan).unwrap())
+        });
+        let real = Real { folder: folder.clone(), servers: servers.collect() };
+        case(real).await;
+    });
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Real {
+    fn plan(&self, node: u64) -> &PostgresPlan {
+        &self.servers[usize::try_from(node - 1).unwrap()].0
+    }
+
+    async fn client(&self, node: u64) -> Option<Client> {
+        let plan = self.plan(node);
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(plan.socket_folder()).port(plan.port).user("postgres");
+        let (client, connection) = config.dbname("postgres").connect(NoTls).await.ok()?;
+        drop(tokio::spawn(connection));
+        Some(client)
+    }
+}
+
+impl Ground for Real {
+    type Server = OsPostgres;
+
+    fn server(&self, node: u64) -> OsPostgres {
+        self.servers[usize::try_from(node - 1).unwrap()].1.clone()
+    }
+
+    fn address(&self, node: u64) -> String {
+        format!("127.0.0.1:{}", self.plan(node).port)
+    }
+
+    async fn write(&self, node: u64, row: u64, patience: Duration) -> Wrote {
+        let writing = async {
+            let client = self.client(node).await?;
+            // The table is not a row: it must not wait for anybody.
+            let table = "set synchronous_commit = local; \
+                         create table if not exists rows (number bigint primary key); \
+                         set synchronous_commit = on";
+            client.batch_execute(table).await.ok()?;
+            let insert = format!("insert into rows values ({row})");
+            client.batch_execute(&insert).await.ok()
+        };
+        match timeout(patience, writing).await {
+            Ok(Some(())) => Wrote::Acknowledged,
+            Ok(None) => Wrote::Refused,
+            Err(_) => Wrote::Silent,
+        }
+    }
+
+    async fn rows(&self, node: u64) -> Vec<u64> {
+        let Some(client) = self.client(node).await else { return Vec::new() };
+        let rows = client.query("select number from rows order by number", &[]).await;
+        rows.unwrap_or_default()
+            .iter()
+            .map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap())
+            .collect()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+}
