@@ -17,7 +17,7 @@ use super::control_file::{ControlFile, end_of_record, record_length};
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, is_running, postmaster};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
-use super::settings::{admits, read_names};
+use super::settings::{admits, host_and_port, read_names};
 use super::tools::run;
 
 /// One question, so that its answer is of one moment as nearly as the server can give it. The
@@ -197,12 +197,8 @@ fn receiver(answer: &Answer, upstreams: &BTreeMap<NodeId, String>) -> Option<Rec
     let said = receiver.conninfo.as_deref().unwrap_or(&answer.upstream);
     let word = |key: &str| said.split(' ').find_map(|word| word.strip_prefix(key));
     let (_, epoch) = named(word("application_name=")?)?;
-    let (host, port) = (word("host=")?, word("port=").unwrap_or("5432"));
-    let at = |address: &str| {
-        address.rsplit_once(':').is_some_and(|(h, p)| {
-            h.trim_start_matches('[').trim_end_matches(']') == host && p == port
-        })
-    };
+    let said = (word("host=")?, word("port=")?.parse().ok()?);
+    let at = |address: &str| host_and_port(address) == Some(said);
     let upstream = upstreams.iter().find(|(_, address)| at(address)).map(|(node, _)| *node)?;
     let silent = receiver.silent.filter(|_| receiver.status == "streaming").unwrap_or(0.0);
     Some(ReceiverState { upstream, epoch, silent_for: Duration::from_secs_f64(silent.max(0.0)) })

@@ -14,10 +14,10 @@ use crate::ids::{Epoch, NodeId};
 use super::births::write_whole;
 use super::install::Installation;
 
-/// The role that the node itself uses, on this machine only.
-pub(super) const KEEPER: &str = "pg_replica";
+/// The role that the node itself uses, on this machine only. (Names in `pg_` are the server's own.)
+pub(super) const KEEPER: &str = "replica_keeper";
 /// The role that members stream, copy and rewind with.
-pub(super) const STREAMER: &str = "pg_replica_streamer";
+pub(super) const STREAMER: &str = "replica_streamer";
 /// The longest path of a socket that the kernel takes.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -88,16 +88,20 @@ impl PostgresPlan {
         for folder in [self.home.clone(), self.socket_folder(), self.aside()] {
             self.make_folder(&folder)?;
         }
-        if let Some(parent) = self.data.parent()
-            && !parent.exists()
-        {
+        if let Some(parent) = self.data.parent().filter(|parent| !parent.exists()) {
             self.make_folder(parent)?;
         }
         write_whole(&self.passwords(), format!("*:*:*:*:{}\n", self.secret).as_bytes())
     }
 
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        if !folder.exists() {
+            // The server's account has to get through every folder that is made on the way.
+            if let Some(parent) = folder.parent().filter(|parent| !parent.exists()) {
+                self.make_folder(parent)?;
+            }
+            DirBuilder::new().mode(0o700).create(folder)?;
+        }
         self.give(folder)
     }
 

@@ -12,10 +12,13 @@ use tokio_postgres::{Client, Config, NoTls};
 use crate::env::PostgresError;
 
 use super::plan::{KEEPER, PostgresPlan, STREAMER};
-use super::settings::reach;
+use super::settings::host_and_port;
 
 /// A server that does not answer a question of the node within this time hangs.
 pub(super) const ANSWER_DEADLINE: Duration = Duration::from_millis(800);
+
+/// How long the kernel waits for the other side to take what was sent.
+const TCP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -90,16 +93,10 @@ pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
 
 /// Connects to another member's server, as a member.
 pub(super) async fn connect_to(plan: &PostgresPlan, address: &str) -> Result<Client, NoAnswer> {
-    // The library reads no password file.
-    let words: Vec<String> = reach(plan, address)
-        .split(' ')
-        .filter(|word| !word.starts_with("passfile=") && !word.starts_with("user="))
-        .map(str::to_owned)
-        .collect();
-    let mut config: Config = words
-        .join(" ")
-        .parse()
-        .map_err(|error: tokio_postgres::Error| NoAnswer::Refused(error.to_string()))?;
+    let (host, port) = host_and_port(address)
+        .ok_or_else(|| NoAnswer::Refused(format!("`{address}` is no host:port")))?;
+    let mut config = Config::new();
+    config.host(host).port(port).tcp_user_timeout(TCP_PATIENCE);
     config.user(STREAMER).password(&plan.secret).dbname("postgres");
     config.application_name(format!("pg_replica {}", plan.node));
     open(&config).await

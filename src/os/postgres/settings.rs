@@ -31,7 +31,8 @@ const OWNED: [&str; 8] = [
 ];
 
 /// What the node asks of the server where nobody asks for something else.
-const USUAL: [(&str, &str); 11] = [
+const USUAL: [(&str, &str); 12] = [
+    ("recovery_init_sync_method", "syncfs"),
     ("wal_level", "replica"),
     ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
@@ -132,14 +133,19 @@ fn conninfo(plan: &PostgresPlan, upstream: &Upstream) -> String {
 
 /// A connection to the server at `address`, `host:port`, as a member.
 pub(super) fn reach(plan: &PostgresPlan, address: &str) -> String {
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let (host, port) = host_and_port(address).unwrap_or((address, 5432));
     let passwords = plan.passwords();
     format!(
         "host={host} port={port} user={STREAMER} passfile={} connect_timeout=3 keepalives_idle=2 \
          keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000",
         passwords.display()
     )
+}
+
+/// The parts of `host:port`, where an address of IPv6 stands in brackets.
+pub(super) fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?))
 }
 
 /// The mark of a file that keeps clients out.
