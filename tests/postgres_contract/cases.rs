@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use pg_replica::env::{
-    Postgres, Process, Side, StartAs, StopHow, SyncNames, TimelineBirth,
-};
+use pg_replica::env::{Postgres, Process, Side, StartAs, StopHow, SyncNames, TimelineBirth};
 use pg_replica::ids::{Epoch, Lsn, Timeline};
 
 use super::ground::{

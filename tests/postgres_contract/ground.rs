@@ -29,12 +29,7 @@ pub(crate) trait Ground: Send + Sync {
     fn address(&self, node: u64) -> String;
 
     /// Writes one row on that machine, and waits no longer than `patience`.
-    fn write(
-        &self,
-        node: u64,
-        row: u64,
-        patience: Duration,
-    ) -> impl Future<Output = Wrote> + Send;
+    fn write(&self, node: u64, row: u64, patience: Duration) -> impl Future<Output = Wrote> + Send;
 
     /// The rows that a client reads there, in order.
     fn rows(&self, node: u64) -> impl Future<Output = Vec<u64>> + Send;

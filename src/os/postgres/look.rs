@@ -12,10 +12,11 @@ use crate::env::{
 };
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, Timeline};
 
+use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
 use super::control_file::{ControlFile, end_of_record, record_length};
 use super::plan::{PostgresPlan, named};
-use super::server::{Status, is_running, postmaster};
+use super::server::{Status, is_running, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
 use super::settings::{admits, host_and_port, read_names};
 use super::tools::run;
@@ -87,7 +88,7 @@ pub(super) type Kept = tokio::sync::Mutex<Option<Client>>;
 pub(super) async fn look(
     plan: &PostgresPlan,
     kept: &Kept,
-    upstreams: &BTreeMap<NodeId, String>,
+    followed: &Followed,
 ) -> Result<Observation, PostgresError> {
     if !plan.data.join("PG_VERSION").exists() {
         return Ok(nothing());
@@ -101,7 +102,7 @@ pub(super) async fn look(
     };
     let mut kept = kept.lock().await;
     match question(plan, &mut kept).await {
-        Ok(answer) => understand(plan, &answer, upstreams).map_err(|error| {
+        Ok(answer) => understand(plan, &answer, followed).map_err(|error| {
             PostgresError::Transient(format!("what the server says is not understood: {error}"))
         }),
         Err(why) => {
@@ -135,7 +136,7 @@ async fn question(plan: &PostgresPlan, kept: &mut Option<Client>) -> Result<Answ
 fn understand(
     plan: &PostgresPlan,
     answer: &Answer,
-    upstreams: &BTreeMap<NodeId, String>,
+    followed: &Followed,
 ) -> io::Result<Observation> {
     let lsn = |text: &Option<String>| text.as_deref().and_then(parse_lsn);
     let side = if answer.recovers { Side::Standby } else { Side::Primary };
@@ -162,6 +163,8 @@ fn understand(
     if side == Side::Primary && births.settle(timeline) {
         births.write(&plan.data)?;
     }
+    let receiver = receiver(answer, &followed.upstreams);
+    let hears = answer.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming");
     Ok(Observation {
         system: Some(SystemId(answer.system.parse().map_err(io::Error::other)?)),
         ever_started: true,
@@ -170,7 +173,8 @@ fn understand(
         history: reached(births.history(timeline, &switches(&plan.data, timeline)?), flushed),
         flushed,
         replayed: if side == Side::Primary { flushed } else { replayed },
-        receiver: receiver(answer, upstreams),
+        receiver,
+        starved: followed.log_from.filter(|_| !hears).and_then(|from| last_refusal(plan, from)),
         streams: answer.streams.iter().filter_map(stream).collect(),
         // One that is not ours is nobody's: it will be replaced.
         sync: read_names(&answer.names).unwrap_or(SyncNames {
@@ -211,6 +215,20 @@ fn stream(stream: &Stream) -> Option<StreamState> {
     streams.then(|| StreamState { node, epoch, flushed: flushed.unwrap_or_default() })
 }
 
+/// What the upstream said when it refused to stream for good: the server writes it into its log and
+/// nowhere else.
+fn last_refusal(plan: &PostgresPlan, from: u64) -> Option<String> {
+    const FOR_GOOD: [&str; 4] = [
+        "requested WAL segment",
+        "is not in this server's history",
+        "is not a child of this server's history",
+        "is ahead of the WAL flush position of this server",
+    ];
+    let said = tail(&plan.log(), from);
+    let line = said.lines().rev().find(|line| FOR_GOOD.iter().any(|sign| line.contains(sign)))?;
+    Some(line.split_once("ERROR:").map_or(line, |(_, why)| why).trim().to_owned())
+}
+
 /// What there is to see in a directory whose server cannot be asked.
 async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, PostgresError> {
     let mut command = plan.command("pg_controldata");
@@ -239,6 +257,7 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
         flushed: end,
         replayed: end,
         receiver: None,
+        starved: None,
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: !down && admits(plan),
@@ -268,6 +287,7 @@ fn nothing() -> Observation {
         flushed: None,
         replayed: None,
         receiver: None,
+        starved: None,
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: false,

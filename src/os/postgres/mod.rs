@@ -57,10 +57,19 @@ struct Inner {
     kept: Kept,
     /// What the server is to be, as far as this process knows.
     wanted: Mutex<Wanted>,
-    /// The addresses of the servers that were followed: a receiver says where it streams from.
-    upstreams: Mutex<BTreeMap<NodeId, String>>,
+    followed: Mutex<Followed>,
     /// Ends the verb under way, where a stop comes in the middle of it.
     stopping: Mutex<CancellationToken>,
+}
+
+/// What is known of those that were followed.
+#[derive(Clone, Debug, Default)]
+struct Followed {
+    /// Their addresses: a receiver says where it streams from, and not from whom.
+    upstreams: BTreeMap<NodeId, String>,
+    /// How long the server's log was when it was told to follow the present one; `None` where it
+    /// follows nobody.
+    log_from: Option<u64>,
 }
 
 impl fmt::Debug for OsPostgres {
@@ -77,7 +86,7 @@ impl OsPostgres {
             plan,
             kept: Kept::default(),
             wanted: Mutex::default(),
-            upstreams: Mutex::default(),
+            followed: Mutex::default(),
             stopping: Mutex::default(),
         })))
     }
@@ -114,11 +123,9 @@ impl OsPostgres {
         loop {
             // A session that exists may read the files later than one that begins.
             let client = connect(self.plan()).await?;
-            let row = ask(
-                client.query_one("select current_setting($1)", &[&parameter]),
-                ANSWER_DEADLINE,
-            )
-            .await?;
+            let row =
+                ask(client.query_one("select current_setting($1)", &[&parameter]), ANSWER_DEADLINE)
+                    .await?;
             if row.get::<_, &str>(0) == value {
                 return Ok(());
             }
@@ -158,8 +165,8 @@ impl OsPostgres {
 
 impl Postgres for OsPostgres {
     async fn observe(&self) -> Result<Observation, PostgresError> {
-        let upstreams = lock(&self.0.upstreams).clone();
-        look::look(self.plan(), &self.0.kept, &upstreams).await
+        let followed = lock(&self.0.followed).clone();
+        look::look(self.plan(), &self.0.kept, &followed).await
     }
 
     async fn initialise(&self, epoch: Epoch) -> Result<SystemId, PostgresError> {
@@ -195,6 +202,7 @@ impl Postgres for OsPostgres {
             }
         };
         self.want(|present| *present = wanted)?;
+        lock(&self.0.followed).log_from = None;
         directory::note_started(plan).map_err(transient)?;
         self.unless_stopped(async {
             server::start(plan).await?;
@@ -224,7 +232,11 @@ impl Postgres for OsPostgres {
         self.unless_stopped(async {
             self.learn_births(upstream).await?;
             self.claim_slot(upstream).await?;
-            lock(&self.0.upstreams).insert(upstream.node, upstream.address.clone());
+            let log_from = fs::metadata(self.plan().log()).map_or(0, |log| log.len());
+            let mut followed = lock(&self.0.followed).clone();
+            followed.upstreams.insert(upstream.node, upstream.address.clone());
+            followed.log_from = Some(log_from);
+            *lock(&self.0.followed) = followed;
             self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
             self.in_force("primary_slot_name", &plan::slot_of(self.plan().node)).await
         })
@@ -234,6 +246,7 @@ impl Postgres for OsPostgres {
     async fn detach(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             self.want(|wanted| wanted.upstream = None)?;
+            lock(&self.0.followed).log_from = None;
             self.in_force("primary_conninfo", "").await?;
             // The receiver flushes what it has before it goes.
             const RECEIVERS: &str =

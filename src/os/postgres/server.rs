@@ -99,7 +99,7 @@ async fn await_ready(
 }
 
 /// What the server wrote since its log was `from` bytes long.
-fn tail(log: &Path, from: u64) -> String {
+pub(super) fn tail(log: &Path, from: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(log)?;
         let length = file.metadata()?.len();

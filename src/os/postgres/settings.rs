@@ -19,10 +19,12 @@ use super::plan::{KEEPER, PostgresPlan, STREAMER, name_in, slot_of};
 pub(super) const FILE: &str = "pg_replica.conf";
 
 /// Parameters that nobody but the node sets.
-const OWNED: [&str; 8] = [
+const OWNED: [&str; 10] = [
     "hba_file",
     "hot_standby",
     "listen_addresses",
+    "log_destination",
+    "logging_collector",
     "port",
     "primary_conninfo",
     "primary_slot_name",
@@ -85,6 +87,9 @@ fn parameters(plan: &PostgresPlan, wanted: &Wanted) -> String {
         ("hba_file", plan.access_file().display().to_string()),
         ("hot_standby", "on".into()),
         ("listen_addresses", plan.listen.clone()),
+        // A standby that is refused says so in its log alone.
+        ("log_destination", "stderr".into()),
+        ("logging_collector", "off".into()),
         ("port", plan.port.to_string()),
         ("primary_conninfo", upstream.map_or(String::new(), |u| conninfo(plan, u))),
         ("primary_slot_name", upstream.map_or(String::new(), |_| slot_of(plan.node))),
