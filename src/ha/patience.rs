@@ -115,8 +115,10 @@ impl Core {
         let epoch = self.control.primacy.epoch;
         let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
         let up = self.agent.seen().is_some_and(|o| o.process == Process::Up);
+        // A founder has no server that could be away: it makes one, and that takes what it takes.
+        let founds = !self.control.is_born();
         // A lease that ends and comes back in between is no new beginning.
-        self.agent.not_up_since = if up || !self.is_holder() {
+        self.agent.not_up_since = if up || founds || !self.is_holder() {
             None
         } else {
             self.agent.not_up_since.or_else(|| leased.then_some(self.now))

@@ -7,6 +7,7 @@
 mod clock;
 mod disk;
 mod entropy;
+mod env;
 pub mod guard;
 pub mod net;
 pub mod postgres;
@@ -14,3 +15,4 @@ pub mod postgres;
 pub use clock::OsClock;
 pub use disk::OsDisk;
 pub use entropy::OsEntropy;
+pub use env::OsEnv;

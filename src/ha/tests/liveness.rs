@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::agent::{arm_as_asked, elect_second, finish, granted, hears_leader, leased_primary};
 use super::fixtures::*;
-use crate::control::{Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
+use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
 use crate::ha::{Action, Event, Finished, Role, Verb};
-use crate::ids::{ActionId, CommandId, Epoch, Lsn, SystemId};
+use crate::ids::{ActionId, CommandId, Epoch, Lsn, NodeId, SystemId};
 
 fn fails() -> Outcome<Finished> {
     Outcome::Failed(PostgresError::Transient("no".into()))
@@ -329,4 +329,35 @@ fn a_primary_of_an_unrecorded_epoch_is_fenced() {
     };
     bench.sees(10, own);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+/// Between creating a database and its birth on record there is no server that could be away.
+#[test]
+fn a_founder_takes_the_time_that_a_new_database_takes() {
+    let mut control = founded(3, Mode::QuorumSync);
+    let sync = sync_names(&control, 1, &[2, 3]);
+    let elect = Command::Elect {
+        after: Epoch(0),
+        holder: NodeId(1),
+        sync,
+        sync_version: control.sync.version,
+        reports: std::collections::BTreeMap::new(),
+        clearance: Clearance::LeaseOver,
+    };
+    do_it(&mut control, &elect);
+    let made = down(true, primary(&control, 100));
+    let mut bench = Bench::new(1, control);
+    hears_leader(&mut bench, 1_000, 2);
+    granted(&mut bench, 1_000, 1_005, 1);
+    arm_as_asked(&mut bench, 1_006);
+    bench.sees(1_010, Observation { system: None, history: Vec::new(), ..made.clone() });
+    assert!(matches!(bench.verbs()[..], [Verb::Initialise]));
+    for ms in (1_200..8_000).step_by(200) {
+        granted(&mut bench, ms, ms + 5, 1);
+        arm_as_asked(&mut bench, ms + 6);
+    }
+    finish(&mut bench, 8_000);
+    bench.sees(8_010, made);
+    assert_eq!(bench.commands(), [], "it is not released for having taken long");
+    assert!(matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]));
 }

@@ -77,7 +77,7 @@ pub(super) async fn initialise(
     add_access(plan, &fresh).map_err(transient)?;
     Births::first(epoch).write(&fresh).map_err(transient)?;
     let there = PostgresPlan { data: fresh.clone(), ..plan.clone() };
-    write(&there, &Wanted::default()).map_err(transient)?;
+    write(&there, &Wanted::default(), 0).map_err(transient)?;
     let system = control_file(&there).await?.system;
     sync_tree(&fresh).map_err(transient)?;
     put_in_place(&fresh, &plan.data).map_err(transient)?;

@@ -29,8 +29,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{
-    Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow, SyncNames, TimelineBirth,
-    Upstream,
+    Entropy, Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow, SyncNames,
+    TimelineBirth, Upstream,
 };
 use crate::ids::{Epoch, Moment, NodeId, SystemId};
 
@@ -38,6 +38,7 @@ pub use install::{Installation, NoPostgres};
 pub use plan::{Account, PostgresPlan};
 pub use session::read_secret;
 
+use super::OsEntropy;
 use births::Births;
 use look::Kept;
 use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_to};
@@ -108,25 +109,26 @@ impl OsPostgres {
         }
     }
 
-    /// Changes what is wanted, writes it down, and has the server read it where it runs.
-    fn want(&self, change: impl FnOnce(&mut Wanted)) -> Result<(), PostgresError> {
+    /// Changes what is wanted, writes it down, and has the server read it where it runs. Returns the
+    /// mark by which a session knows that it was read.
+    fn want(&self, change: impl FnOnce(&mut Wanted)) -> Result<u64, PostgresError> {
         let mut wanted = lock(&self.0.wanted);
         change(&mut wanted);
-        settings::write(self.plan(), &wanted).map_err(transient)?;
+        let mark = OsEntropy.next_u64();
+        settings::write(self.plan(), &wanted, mark).map_err(transient)?;
         server::reload(&self.plan().data);
-        Ok(())
+        Ok(mark)
     }
 
-    /// Waits until a new session is told `value`: then every process of the server has been told to
-    /// read the files again.
-    async fn in_force(&self, parameter: &str, value: &str) -> Result<(), PostgresError> {
+    /// Waits until a new session knows the mark: the server has read its files then, and has told
+    /// every process of its to do so too.
+    async fn in_force(&self, mark: u64) -> Result<(), PostgresError> {
+        let question = format!("select current_setting('{}', true)", settings::MARK);
         loop {
             // A session that exists may read the files later than one that begins.
             let client = connect(self.plan()).await?;
-            let row =
-                ask(client.query_one("select current_setting($1)", &[&parameter]), ANSWER_DEADLINE)
-                    .await?;
-            if row.get::<_, &str>(0) == value {
+            let row = ask(client.query_one(&question, &[]), ANSWER_DEADLINE).await?;
+            if row.get::<_, Option<&str>>(0) == Some(mark.to_string().as_str()) {
                 return Ok(());
             }
             sleep(LOOK_AGAIN).await;
@@ -225,7 +227,13 @@ impl Postgres for OsPostgres {
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.intend(epoch, from);
         births.write(&self.plan().data).map_err(transient)?;
-        self.unless_stopped(self.end_recovery(epoch)).await
+        self.unless_stopped(async {
+            if lock(&self.0.wanted).sync.confirmations > 0 {
+                self.shut_out_clients().await?;
+            }
+            self.end_recovery(epoch).await
+        })
+        .await
     }
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
@@ -237,17 +245,17 @@ impl Postgres for OsPostgres {
             followed.upstreams.insert(upstream.node, upstream.address.clone());
             followed.log_from = Some(log_from);
             *lock(&self.0.followed) = followed;
-            self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
-            self.in_force("primary_slot_name", &plan::slot_of(self.plan().node)).await
+            let mark = self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
+            self.in_force(mark).await
         })
         .await
     }
 
     async fn detach(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            self.want(|wanted| wanted.upstream = None)?;
+            let mark = self.want(|wanted| wanted.upstream = None)?;
             lock(&self.0.followed).log_from = None;
-            self.in_force("primary_conninfo", "").await?;
+            self.in_force(mark).await?;
             // The receiver flushes what it has before it goes.
             const RECEIVERS: &str =
                 "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
@@ -261,18 +269,19 @@ impl Postgres for OsPostgres {
 
     async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            self.want(|wanted| wanted.sync = sync.clone())?;
-            self.in_force("synchronous_standby_names", &settings::names(sync)).await?;
+            let mark = self.want(|wanted| wanted.sync = sync.clone())?;
+            self.in_force(mark).await?;
             self.obeyed_by_senders(sync).await
         })
         .await
     }
 
     async fn admit(&self) -> Result<(), PostgresError> {
-        self.want(|wanted| wanted.admits = true)?;
-        // A session that begins after the files were read is let in by the new ones.
-        let names = settings::names(&lock(&self.0.wanted).sync);
-        self.in_force("synchronous_standby_names", &names).await
+        self.unless_stopped(async {
+            let mark = self.want(|wanted| wanted.admits = true)?;
+            self.in_force(mark).await
+        })
+        .await
     }
 
     async fn extend_lease(&self, _epoch: Epoch, _until: Moment) -> Result<bool, PostgresError> {
@@ -292,6 +301,17 @@ impl Postgres for OsPostgres {
 }
 
 impl OsPostgres {
+    /// Whoever read here until now would read what nobody has confirmed yet.
+    async fn shut_out_clients(&self) -> Result<(), PostgresError> {
+        let mark = self.want(|wanted| wanted.admits = false)?;
+        self.in_force(mark).await?;
+        let client = connect(self.plan()).await?;
+        let question = "select pg_terminate_backend(pid) from pg_stat_activity \
+                        where backend_type = 'client backend' and usename <> $1";
+        ask(client.execute(question, &[&plan::KEEPER]), ANSWER_DEADLINE).await?;
+        Ok(())
+    }
+
     async fn end_recovery(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
         let client = connect(self.plan()).await?;
         let question = "select pg_promote(true, 30)";

@@ -48,6 +48,10 @@ const USUAL: [(&str, &str); 12] = [
     ("password_encryption", "scram-sha-256"),
 ];
 
+/// A parameter of our own that changes with every writing: a session that knows the new value began
+/// after the server had read the file.
+pub(super) const MARK: &str = "pg_replica.mark";
+
 /// What the server is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -60,12 +64,12 @@ pub(super) struct Wanted {
 }
 
 /// Writes all of it. The server takes it up when it starts, or when it is told to look.
-pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted) -> io::Result<()> {
+pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Result<()> {
     include_ours(&plan.data)?;
     drop_owned(&plan.data.join("postgresql.auto.conf"))?;
-    write_whole(&plan.data.join(FILE), parameters(plan, wanted).as_bytes())?;
     let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
-    write_whole(&plan.access_file(), access(&own, wanted.admits).as_bytes())
+    write_whole(&plan.access_file(), access(&own, wanted.admits).as_bytes())?;
+    write_whole(&plan.data.join(FILE), parameters(plan, wanted, mark).as_bytes())
 }
 
 /// Whether the file that says who is let in lets clients in.
@@ -73,7 +77,7 @@ pub(super) fn admits(plan: &PostgresPlan) -> bool {
     fs::read_to_string(plan.access_file()).is_ok_and(|text| !text.contains(SHUT))
 }
 
-fn parameters(plan: &PostgresPlan, wanted: &Wanted) -> String {
+fn parameters(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> String {
     let mut all: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in USUAL {
         all.insert(name, value.to_owned());
@@ -95,6 +99,7 @@ fn parameters(plan: &PostgresPlan, wanted: &Wanted) -> String {
         ("primary_slot_name", upstream.map_or(String::new(), |_| slot_of(plan.node))),
         ("synchronous_standby_names", names(&wanted.sync)),
         ("unix_socket_directories", sockets),
+        (MARK, mark.to_string()),
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
     ];
     all.extend(owned);
