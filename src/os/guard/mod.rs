@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use crate::env::{Armed, Guard, GuardError};
-use crate::ids::{Epoch, Moment};
+use crate::ids::Epoch;
 
 pub use process::{GuardPlan, serve};
 pub use strike::{end_postgres, server_processes};
@@ -113,8 +113,8 @@ impl Inner {
 }
 
 impl Guard for OsGuard {
-    async fn arm(&self, epoch: Epoch, deadline: Moment) -> Result<(), GuardError> {
-        self.order(Order::Arm(Armed { epoch, deadline })).await.map(|_| ())
+    async fn arm(&self, armed: Armed) -> Result<(), GuardError> {
+        self.order(Order::Arm(armed)).await.map(|_| ())
     }
 
     async fn disarm(&self, epoch: Epoch) -> Result<(), GuardError> {

@@ -50,7 +50,7 @@ impl FromStr for Order {
     fn from_str(line: &str) -> Result<Self, Unknown> {
         let words: Vec<&str> = line.split(' ').collect();
         let order = match words[..] {
-            ["arm", epoch, deadline] => armed(epoch, deadline).map(Self::Arm),
+            ["arm", epoch, deadline, until] => armed(epoch, deadline, until).map(Self::Arm),
             ["disarm", epoch] => epoch.parse().ok().map(|epoch| Self::Disarm(Epoch(epoch))),
             ["ask"] => Some(Self::Ask),
             _ => None,
@@ -76,7 +76,7 @@ impl FromStr for Answer {
         let words: Vec<&str> = line.split(' ').collect();
         let answer = match words[..] {
             ["heard"] => Some(Self::Heard),
-            ["armed", epoch, deadline] => armed(epoch, deadline).map(Self::Armed),
+            ["armed", epoch, deadline, until] => armed(epoch, deadline, until).map(Self::Armed),
             ["idle"] => Some(Self::Idle),
             _ => None,
         };
@@ -88,16 +88,24 @@ struct Written<'a>(&'a Armed);
 
 impl fmt::Display for Written<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since_boot = self.0.deadline.since_origin();
-        write!(f, "{} {}.{:09}", self.0.epoch.0, since_boot.as_secs(), since_boot.subsec_nanos())
+        let since_boot = |moment: Moment| {
+            let span = moment.since_origin();
+            format!("{}.{:09}", span.as_secs(), span.subsec_nanos())
+        };
+        let Armed { epoch, deadline, until } = *self.0;
+        write!(f, "{} {} {}", epoch.0, since_boot(deadline), since_boot(until))
     }
 }
 
-fn armed(epoch: &str, deadline: &str) -> Option<Armed> {
-    let (seconds, nanos) = deadline.split_once('.')?;
+fn armed(epoch: &str, deadline: &str, until: &str) -> Option<Armed> {
+    let epoch = Epoch(epoch.parse().ok()?);
+    Some(Armed { epoch, deadline: moment(deadline)?, until: moment(until)? })
+}
+
+fn moment(text: &str) -> Option<Moment> {
+    let (seconds, nanos) = text.split_once('.')?;
     let nanos: u32 = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    let deadline = Duration::new(seconds.parse().ok()?, nanos);
-    Some(Armed { epoch: Epoch(epoch.parse().ok()?), deadline: Moment::from_origin(deadline) })
+    Some(Moment::from_origin(Duration::new(seconds.parse().ok()?, nanos)))
 }
 
 #[cfg(test)]
@@ -107,7 +115,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let deadline = Moment::from_origin(Duration::new(12, 34));
-        let armed = Armed { epoch: Epoch(5), deadline };
+        let until = deadline + Duration::from_millis(50);
+        let armed = Armed { epoch: Epoch(5), deadline, until };
         for order in [Order::Arm(armed), Order::Disarm(Epoch(7)), Order::Ask] {
             assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
         }
