@@ -1,8 +1,8 @@
 //! Ending every process of one Postgres.
 //!
 //! Every process of a server works in its data directory, which is how they are found, whoever
-//! their parent is by now. The postmaster is stopped in its tracks first, so that it neither starts new
-//! children nor lets one answer while the others go; then its children are killed, then itself.
+//! their parent is by now. The postmaster is stopped in its tracks first, so that it neither starts
+//! new children nor lets one answer while the others go; then its children are killed, then itself.
 
 use std::fs;
 use std::path::Path;

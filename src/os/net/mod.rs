@@ -4,8 +4,9 @@
 //! A connection opens with a greeting in each direction: the protocol, the cluster, who is there,
 //! and on which store. What does not fit ends it with a sentence. After that a caller sends
 //! numbered requests, and the answers come in any order under the same numbers. There is one
-//! connection per peer and purpose, so that a snapshot never delays a renewal. A connection that breaks, or falls
-//! silent while something is awaited from it, is given up, and the next call makes a new one.
+//! connection per peer and purpose, so that a snapshot never delays a renewal. A connection that
+//! breaks, or falls silent while something is awaited from it, is given up, and the next call makes
+//! a new one.
 
 mod client;
 mod frame;

@@ -1,8 +1,8 @@
 //! The real server.
 //!
-//! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its files,
-//! `server` starts and ends its processes, `session` speaks to it, `look` observes, `births` keeps
-//! which primacy created which timeline, and `directory` makes, copies and rewinds data
+//! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
+//! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
+//! keeps which primacy created which timeline, and `directory` makes, copies and rewinds data
 //! directories. This file puts the verbs of the contract together from them.
 
 mod births;
@@ -109,8 +109,8 @@ impl OsPostgres {
         }
     }
 
-    /// Changes what is wanted, writes it down, and has the server read it where it runs. Returns the
-    /// mark by which a session knows that it was read.
+    /// Changes what is wanted, writes it down, and has the server read it where it runs. Returns
+    /// the mark by which a session knows that it was read.
     fn want(&self, change: impl FnOnce(&mut Wanted)) -> Result<u64, PostgresError> {
         let mut wanted = lock(&self.0.wanted);
         change(&mut wanted);

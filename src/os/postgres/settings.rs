@@ -1,7 +1,7 @@
 //! The files that tell the server how to be: its parameters and who is let in.
 //!
-//! The user's files stay as they are, but for one line at the end of `postgresql.conf` that includes
-//! ours. What `ALTER SYSTEM` wrote is read after that by the server, so the few parameters that
+//! The user's files stay as they are, but for one line at the end of `postgresql.conf` that
+//! includes ours. What `ALTER SYSTEM` wrote is read after that by the server, so the few parameters that
 //! safety rests on are taken out of its file.
 
 use std::collections::BTreeMap;
