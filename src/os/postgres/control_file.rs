@@ -122,8 +122,8 @@ Bytes per WAL segment:                16777216
 
     #[test]
     fn the_length_of_a_record_is_read() {
-        let line = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/1500028, prev \
-                    0/14FFFB0, desc: CHECKPOINT_SHUTDOWN";
+        let line = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, \
+                    lsn: 0/1500028, prev 0/14FFFB0, desc: CHECKPOINT_SHUTDOWN";
         assert_eq!(record_length(line), Some(114));
         assert_eq!(record_length("nothing"), None);
     }

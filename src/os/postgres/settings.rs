@@ -1,8 +1,8 @@
 //! The files that tell the server how to be: its parameters and who is let in.
 //!
 //! The user's files stay as they are, but for one line at the end of `postgresql.conf` that
-//! includes ours. What `ALTER SYSTEM` wrote is read after that by the server, so the few parameters that
-//! safety rests on are taken out of its file.
+//! includes ours. What `ALTER SYSTEM` wrote is read after that by the server, so the few parameters
+//! that safety rests on are taken out of its file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
