@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(oracle.recovered_at(), Some(ms(100)));
         let summary = oracle.summary();
         assert_eq!((summary.acknowledged, summary.primacies, summary.lost_rows), (2, 2, 0));
-        assert_eq!(oracle.reached().count(Sometimes::GuardFired), 1);
+        assert_eq!(oracle.reached().count(Sometimes::PromotionRacedDemotion), 0);
     }
 
     #[test]
