@@ -61,6 +61,14 @@ number!(
     ActionId(u64), "a"
 );
 
+impl ActionId {
+    /// The number after `last`, which it becomes.
+    pub(crate) fn following(last: &mut u64) -> Self {
+        *last += 1;
+        Self(*last)
+    }
+}
+
 impl Epoch {
     /// The epoch that the next decision creates.
     #[must_use]

@@ -1,17 +1,17 @@
 //! The effect of each command. Deterministic: same state, same command, same result, everywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::env::{SyncNames, TimelineBirth};
-use crate::ids::{CommandId, Epoch, NodeId, SystemId};
+use crate::ids::{CommandId, Epoch, NodeId, SystemId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::command::{Clearance, Command, Order, VacateReason};
 use super::evidence::missing_evidence;
-use super::settings::{Mode, SettingsChange};
+use super::settings::{Mode, Settings, SettingsChange};
 use super::state::{
     ControlState, HISTORY_MAX, Handover, HandoverKind, HistoryEntry, Member, MemberKind,
     OUTCOMES_MAX, OrderOutcome, Primacy, TIMELINES_MAX, TimelineRecord,
@@ -40,6 +40,14 @@ impl fmt::Display for Applied {
 
 type Verdict = Result<(), String>;
 
+/// Whom an election chooses, and what it rests on.
+struct Choice<'a> {
+    holder: NodeId,
+    sync: &'a SyncNames,
+    reports: &'a BTreeMap<NodeId, Option<WalPosition>>,
+    clearance: &'a Clearance,
+}
+
 impl ControlState {
     /// Applies one command. The state changes wholly or not at all.
     pub fn apply(&mut self, command: &Command, sabotage: Sabotage) -> Applied {
@@ -52,7 +60,10 @@ impl ControlState {
             Command::Vacate { epoch, why } | Command::Release { epoch, why } => {
                 self.vacate(*epoch, why)
             }
-            Command::Elect { .. } => self.elect(command, sabotage),
+            Command::Elect { after, holder, sync, sync_version, reports, clearance } => {
+                let choice = Choice { holder: *holder, sync, reports, clearance };
+                self.elect(*after, *sync_version, &choice, sabotage)
+            }
             Command::Born { epoch, system, history } => self.born(*epoch, *system, history),
             Command::ProposeSync { epoch, version, target } => {
                 self.propose_sync(*epoch, *version, target, sabotage)
@@ -80,8 +91,8 @@ impl ControlState {
     fn found(
         &mut self,
         cluster: &str,
-        members: &std::collections::BTreeMap<NodeId, Member>,
-        settings: super::settings::Settings,
+        members: &BTreeMap<NodeId, Member>,
+        settings: Settings,
     ) -> Verdict {
         if !self.cluster.is_empty() {
             return Err(format!("cluster {} was founded already", self.cluster));
@@ -106,29 +117,32 @@ impl ControlState {
     }
 
     /// I2: the one place where an epoch is given. It grows by one, and only out of a vacancy.
-    fn elect(&mut self, command: &Command, sabotage: Sabotage) -> Verdict {
-        let Command::Elect { after, holder, sync, sync_version, reports, clearance } = command
-        else {
-            return Err("not an election".into());
-        };
-        if *after != self.primacy.epoch {
+    fn elect(
+        &mut self,
+        after: Epoch,
+        sync_version: u64,
+        choice: &Choice<'_>,
+        sabotage: Sabotage,
+    ) -> Verdict {
+        let &Choice { holder, sync, reports, clearance } = choice;
+        if after != self.primacy.epoch {
             return Err(format!("the present epoch is {}, not {after}", self.primacy.epoch));
         }
         if let Some(present) = self.primacy.holder {
             return Err(format!("{present} holds primacy"));
         }
-        if *sync_version != self.sync.version {
+        if sync_version != self.sync.version {
             return Err("the synchronous configurations have changed since".into());
         }
-        if !self.keeps_data(*holder) {
+        if !self.keeps_data(holder) {
             return Err(format!("{holder} is no data member"));
         }
         let shared = sabotage.is(Saboteur::ShareEpoch) && self.is_born();
-        let epoch = if shared { *after } else { after.next() };
-        self.check_sync_names(sync, *holder, epoch)?;
-        let forced = self.accepts_data_loss(*after);
+        let epoch = if shared { after } else { after.next() };
+        self.check_sync_names(sync, holder, epoch)?;
+        let forced = self.accepts_data_loss(after);
         if !forced {
-            self.check_evidence(*holder, reports, clearance, sabotage)?;
+            self.check_evidence(choice, sabotage)?;
         } else if *clearance == Clearance::Quorum {
             return Err("a forced failover waits for the lease".into());
         }
@@ -139,19 +153,16 @@ impl ControlState {
         self.keep_what_binds();
         self.push_sync(sync.clone());
         self.primacy =
-            Primacy { epoch, holder: Some(*holder), last_holder: Some(*holder), vacated: None };
+            Primacy { epoch, holder: Some(holder), last_holder: Some(holder), vacated: None };
         self.note(format!("{holder} was elected ({} reports, {clearance:?})", reports.len()));
         Ok(())
     }
 
-    /// L4, L5 and I4, once more at the moment that counts.
-    fn check_evidence(
-        &self,
-        holder: NodeId,
-        reports: &std::collections::BTreeMap<NodeId, Option<crate::ids::WalPosition>>,
-        clearance: &Clearance,
-        sabotage: Sabotage,
-    ) -> Verdict {
+    /// L5, and of I4 that the most advanced is chosen, once more at the moment that counts. The
+    /// lease (L4) and the lag are measured with a clock and with reports of the past: only the
+    /// leader that proposes can judge them.
+    fn check_evidence(&self, choice: &Choice<'_>, sabotage: Sabotage) -> Verdict {
+        let &Choice { holder, reports, clearance, .. } = choice;
         if !self.is_born() {
             // Nothing can have been acknowledged before the first birth is recorded.
             return Ok(());
@@ -168,9 +179,9 @@ impl ControlState {
             .iter()
             .filter(|(node, _)| self.is_candidate(**node))
             .find(|(_, other)| other.is_some_and(|other| other > *position));
-        match better {
-            Some((node, _)) if !careless => Err(format!("{node} is more advanced than {holder}")),
-            _ => Ok(()),
+        match better.filter(|_| !careless) {
+            Some((node, _)) => Err(format!("{node} is more advanced than {holder}")),
+            None => Ok(()),
         }
     }
 
@@ -387,12 +398,6 @@ impl ControlState {
         if let Some(bytes) = change.max_lag_bytes {
             next.max_lag_bytes = bytes;
         }
-        for (key, value) in &change.parameters {
-            match value {
-                Some(value) => next.parameters.insert(key.clone(), value.clone()),
-                None => next.parameters.remove(key),
-            };
-        }
         next.version += 1;
         self.settings = next;
         Ok(OrderOutcome::Done(format!("settings version {}", self.settings.version)))
@@ -512,7 +517,7 @@ impl ControlState {
     }
 }
 
-fn check_founding(members: &std::collections::BTreeMap<NodeId, Member>) -> Verdict {
+fn check_founding(members: &BTreeMap<NodeId, Member>) -> Verdict {
     if members.len().is_multiple_of(2) {
         return Err(format!(
             "{} members make an even number of voters, which tolerates no more failures than one \

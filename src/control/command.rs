@@ -24,8 +24,6 @@ pub enum VacateReason {
     PostgresFailed(String),
     /// An operator asked for it.
     Operator,
-    /// It may no longer be primary: it was tagged, or is no member.
-    NotEligible,
 }
 
 impl fmt::Display for VacateReason {
@@ -36,7 +34,6 @@ impl fmt::Display for VacateReason {
             Self::NotPromoted => f.write_str("did not become primary in time"),
             Self::PostgresFailed(why) => write!(f, "its Postgres failed: {why}"),
             Self::Operator => f.write_str("an operator asked for it"),
-            Self::NotEligible => f.write_str("may no longer be primary"),
         }
     }
 }

@@ -40,7 +40,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// Among equally advanced candidates the highest priority wins.
     pub priority: u32,
-    /// Never chosen by an automatic failover.
+    /// Never chosen by an automatic failover. A primary that gets this tag stays primary: the tag
+    /// says to whom primacy may go, and takes it from nobody.
     pub no_failover: bool,
 }
 
@@ -227,12 +228,6 @@ impl ControlState {
     #[must_use]
     pub fn current_timeline(&self) -> Option<&TimelineRecord> {
         self.timelines.get(&self.primacy.epoch)
-    }
-
-    /// The newest recorded timeline.
-    #[must_use]
-    pub fn last_timeline(&self) -> Option<&TimelineRecord> {
-        self.timelines.last_key_value().map(|(_, record)| record)
     }
 
     /// How an order ended, if it is still remembered.

@@ -3,7 +3,6 @@
 //!
 //! It decides nothing; `desire` and `fencing` do, from what is kept here.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::ControlState;
@@ -13,7 +12,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
 use super::lease::Lease;
-use super::report::{ReceiverReport, Report, report_limit};
+use super::report::{ReceiverReport, Report};
 use super::role::Role;
 
 /// How long a server may not answer before it is ended: longer than a busy moment, far shorter
@@ -119,8 +118,6 @@ pub(super) struct Agent {
     pub(super) relay_turn: usize,
     /// The log that only this directory was seen to have, from where to where.
     pub(super) diverged: Option<(Lsn, Lsn)>,
-    /// When members were last heard.
-    pub(super) heard: BTreeMap<NodeId, Moment>,
     /// What keeps this member from doing what the control state asks of it.
     pub(super) trouble: Option<String>,
     /// The role.
@@ -157,7 +154,6 @@ impl Agent {
             unanswered: 0,
             relay_turn: 0,
             diverged: None,
-            heard: BTreeMap::new(),
             trouble: None,
             role: Role::Idle,
         }
@@ -273,7 +269,6 @@ impl Agent {
             node: me,
             version: control.version,
             has_data: seen.is_some_and(|o| o.system.is_some()),
-            ever_started: seen.is_some_and(|o| o.ever_started),
             process: seen.map_or(Process::Down { clean: true }, |o| o.process),
             side: seen.map_or(Side::Standby, |o| o.side),
             birth: seen.and_then(|o| o.history.last().copied()),
@@ -295,12 +290,6 @@ impl Agent {
             leased: self.lease.is_some_and(|lease| {
                 lease.covers(control.primacy.epoch, now, &control.settings.timing)
             }),
-            hears: self
-                .heard
-                .iter()
-                .filter(|(_, at)| now.since(**at) < report_limit(&control.settings.timing))
-                .map(|(node, _)| *node)
-                .collect(),
             trouble: self.trouble.clone(),
         }
     }

@@ -346,6 +346,9 @@ impl Coordinator {
         else {
             return format!("{to} does not answer");
         };
+        if let Some(trouble) = &seen.report.trouble {
+            return format!("{to} cannot take over: {trouble}");
+        }
         match (self.primary_position, seen.report.position) {
             (Some(primary), Some(own)) => format!(
                 "{to} is {} bytes behind, max_lag is {}",

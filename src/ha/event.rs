@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::control::{Applied, ControlState};
-use crate::env::{Armed, Observation, Outcome, RewindReport, TimelineBirth};
-use crate::ids::{ActionId, Epoch, Moment, NodeId, SystemId, Term};
+use crate::env::{Armed, Observation, Outcome, RewindReport};
+use crate::ids::{ActionId, Epoch, Moment, NodeId, Term};
 
 use super::lease::Lease;
 use super::report::Report;
@@ -14,6 +14,10 @@ use super::report::Report;
 /// A member's request, numbered by the runtime, that waits for the core's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
+
+/// How many entries of the log a member may lack and still be handed leadership, or a vote: what a
+/// busy leader has under way. A voter without the log would be of no use to the quorum it is in.
+pub const NEAR_ENTRIES_MAX: u64 = 10;
 
 /// What the consensus layer looks like from here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,12 +41,8 @@ pub struct RaftView {
 /// What a finished verb brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finished {
-    /// Nothing but its effect.
+    /// Nothing but its effect, which the next look shows.
     Plain,
-    /// A new cluster.
-    Initialised(SystemId),
-    /// A new timeline.
-    Promoted(TimelineBirth),
     /// A directory taken back.
     Rewound(RewindReport),
 }

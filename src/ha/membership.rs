@@ -10,7 +10,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Action;
 use super::coordinator::Coordinator;
-use super::event::RaftView;
+use super::event::{NEAR_ENTRIES_MAX, RaftView};
 
 /// How long a move is given before another is tried.
 const MOVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -19,8 +19,6 @@ const SETTLED_FOR: Duration = Duration::from_secs(1);
 /// How lately a member was heard that leadership is handed to, where heartbeats are frequent; two
 /// and a half of them where they are not.
 const HEARD_LATELY_MIN: Duration = Duration::from_millis(500);
-/// How many entries a member may lack and still be handed leadership, or a vote.
-const BEHIND_MAX: u64 = 16;
 
 /// The next move, if one is due.
 pub(super) fn next_move(
@@ -37,7 +35,8 @@ pub(super) fn next_move(
     if control.cluster.is_empty() {
         return None;
     }
-    let near = |node: &NodeId| raft.behind.get(node).is_some_and(|lacks| *lacks <= BEHIND_MAX);
+    let near =
+        |node: &NodeId| raft.behind.get(node).is_some_and(|lacks| *lacks <= NEAR_ENTRIES_MAX);
     let heartbeat = Duration::from_millis(control.settings.timing.heartbeat_ms);
     let lately = HEARD_LATELY_MIN.max(heartbeat * 5 / 2);
     let heard =
@@ -85,13 +84,10 @@ fn next_voters(
     }
     let missing = desired.iter().any(|node| !raft.voters.contains(node));
     let leaving = raft.voters.iter().find(|node| !desired.contains(node) && **node != me);
-    match leaving {
-        Some(old) if !missing => {
-            let mut voters = raft.voters.clone();
-            voters.remove(old);
-            Some(voters)
-        }
-        _ if unknown || gone => Some(raft.voters.clone()),
-        _ => None,
+    if !missing && let Some(old) = leaving {
+        let mut voters = raft.voters.clone();
+        voters.remove(old);
+        return Some(voters);
     }
+    (unknown || gone).then(|| raft.voters.clone())
 }

@@ -89,7 +89,7 @@ mod tests;
 mod timers;
 
 pub use action::{Action, Verb};
-pub use event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
+pub use event::{Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId};
 pub use lease::Lease;
 pub use report::{ReceiverReport, Report};
 pub use role::Role;

@@ -56,7 +56,7 @@ pub(super) fn compare(
         (Some(own), None) => Relation::Diverged { from: own },
         (None, None) => Relation::Behind,
         (None, Some(end)) => {
-            debug_assert_eq!(history.get(at), Some(newest), "the common line is the newest");
+            assert_eq!(history.get(at), Some(newest), "the common line is the newest");
             match flushed {
                 None => Relation::Unknown,
                 Some(flushed) if flushed > end => Relation::Diverged { from: end },

@@ -1,6 +1,5 @@
 //! What a member tells the coordinator about itself, several times a second.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -42,8 +41,6 @@ pub struct Report {
     pub version: u64,
     /// Whether its directory holds a database at all.
     pub has_data: bool,
-    /// Whether that database was ever started.
-    pub ever_started: bool,
     /// The process.
     pub process: Process,
     /// Primary or standby.
@@ -68,8 +65,6 @@ pub struct Report {
     pub admits: bool,
     /// Whether it holds a lease of the present epoch now.
     pub leased: bool,
-    /// Members whose nodes this one has heard lately.
-    pub hears: BTreeSet<NodeId>,
     /// Why it cannot do what the control state asks of it, if it cannot.
     pub trouble: Option<String>,
 }

@@ -97,7 +97,6 @@ impl Core {
     }
 
     pub(super) fn next_action_id(&mut self) -> ActionId {
-        self.next_id += 1;
-        ActionId(self.next_id)
+        ActionId::following(&mut self.next_id)
     }
 }

@@ -50,8 +50,8 @@ impl Core {
             Event::Heartbeat { request, report, renew } => {
                 self.on_heartbeat(request, *report, renew, actions);
             }
-            Event::HeartbeatAnswered { to, sent, answer } => {
-                self.on_answered(to, sent, answer, actions);
+            Event::HeartbeatAnswered { to: _, sent, answer } => {
+                self.on_answered(sent, answer, actions);
             }
             Event::ReadConfirmed { request, term } => self.on_confirmed(request, term, actions),
             Event::Proposed { id, applied } => self.on_proposed(id, applied.as_ref()),
@@ -87,7 +87,8 @@ impl Core {
 
     fn on_control(&mut self, control: Arc<ControlState>, actions: &mut Vec<Action>) {
         let moved = control.primacy != self.control.primacy;
-        let born = control.timelines.len() != self.control.timelines.len();
+        let newest = |control: &ControlState| control.timelines.keys().next_back().copied();
+        let born = newest(&control) != newest(&self.control);
         self.control = control;
         if let Some(coordinator) = &mut self.coordinator {
             coordinator.on_control(&self.control, self.now);
@@ -254,7 +255,6 @@ impl Core {
 
     fn on_answered(
         &mut self,
-        to: NodeId,
         sent: Moment,
         answer: Option<HeartbeatAnswer>,
         actions: &mut Vec<Action>,
@@ -263,7 +263,6 @@ impl Core {
             self.agent.unanswered = self.agent.unanswered.saturating_add(1);
             return;
         };
-        self.agent.heard.insert(to, self.now);
         let wanted = self.is_holder();
         if answer.renewed.is_some() || !wanted {
             self.agent.unanswered = 0;
@@ -433,8 +432,7 @@ impl Core {
         if !waiting
             && let Some(command) = coordinator.next_command(self.now, &self.control, self.sabotage)
         {
-            let id = ActionId(self.next_id + 1);
-            self.next_id += 1;
+            let id = ActionId::following(&mut self.next_id);
             self.proposal = Some((id, self.now));
             let command = Box::new(command);
             actions.push(Action::Propose { id, through_leader: false, command });

@@ -134,21 +134,20 @@ async fn perform<E: NodeEnv>(
 ) -> Result<Finished, PostgresError> {
     let postgres = shared.env.postgres();
     match verb {
-        Verb::Initialise => postgres.initialise(epoch).await.map(Finished::Initialised),
+        Verb::Initialise => postgres.initialise(epoch).await.map(plain),
         Verb::Clone(source) => postgres.clone_from(source).await.map(plain),
         Verb::Rewind(source) => postgres.rewind(source).await.map(Finished::Rewound),
         Verb::Start(how) => postgres.start(how).await.map(plain),
         Verb::Promote(sync) if shared.config.sabotage.is(Saboteur::SyncAfterPromote) => {
-            let birth = postgres.promote(epoch).await?;
+            postgres.promote(epoch).await?;
             postgres.admit().await?;
             E::Rt::sleep(HEARTBEAT_DEADLINE).await;
-            postgres.set_sync(sync).await?;
-            Ok(Finished::Promoted(birth))
+            postgres.set_sync(sync).await.map(plain)
         }
         Verb::Promote(sync) => {
             // Not one write is acknowledged without the configuration of its epoch.
             postgres.set_sync(sync).await?;
-            postgres.promote(epoch).await.map(Finished::Promoted)
+            postgres.promote(epoch).await.map(plain)
         }
         Verb::Follow(upstream) => postgres.follow(upstream).await.map(plain),
         Verb::Detach => postgres.detach().await.map(plain),
@@ -158,7 +157,7 @@ async fn perform<E: NodeEnv>(
     }
 }
 
-fn plain((): ()) -> Finished {
+fn plain<T>(_: T) -> Finished {
     Finished::Plain
 }
 

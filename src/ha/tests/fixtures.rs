@@ -131,7 +131,6 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
         node: NodeId(node),
         version: 0,
         has_data: true,
-        ever_started: true,
         process: Process::Up,
         side: Side::Standby,
         birth: Some(birth(1, 1, 0)),
@@ -143,7 +142,6 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
         sync: SyncNames::default(),
         admits: true,
         leased: false,
-        hears: BTreeSet::new(),
         trouble: None,
     }
 }

@@ -16,7 +16,7 @@ use openraft_rt::{AsyncRuntime, Select2, WatchReceiver};
 
 use crate::control::{self, Applied, Command, ControlState};
 use crate::env::{Entropy, Env};
-use crate::ha::RaftView;
+use crate::ha::{NEAR_ENTRIES_MAX, RaftView};
 use crate::ids::{Incarnation, NodeId, Term};
 use crate::runtime::wire::{Request, Response};
 use crate::runtime::{NodeEnv, Observer, Unobserved};
@@ -39,8 +39,6 @@ const KEPT_ENTRIES: u64 = 100;
 const SNAPSHOT_DEADLINE_MS: u64 = 2_000;
 /// How long a leader that cannot commit lets a proposer wait, in longest election timeouts.
 const PATIENCE_ELECTIONS: u32 = 4;
-/// How many entries a member may lack and still be given a vote.
-const NEARLY_THERE: u64 = 10;
 
 type Config<E> = TypeConfig<<E as Env>::Rt>;
 type Library<E> = Raft<Config<E>, Machine<<E as Env>::Disk>>;
@@ -351,7 +349,7 @@ impl<E: NodeEnv> RaftHandle<E> {
         let lagging = |behind: &BTreeMap<NodeId, u64>| {
             let gaining =
                 gaining.iter().map(|id| NodeId(*id)).filter(|id| *id != self.0.options.node);
-            gaining.into_iter().find(|id| behind.get(id).is_none_or(|lag| *lag > NEARLY_THERE))
+            gaining.into_iter().find(|id| behind.get(id).is_none_or(|lag| *lag > NEAR_ENTRIES_MAX))
         };
         let waited = E::Rt::timeout(self.patience(), async {
             while lagging(&view(&metrics.borrow_and_update()).behind).is_some() {
