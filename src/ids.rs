@@ -53,7 +53,9 @@ number!(
     Incarnation(u64), "inc"
 );
 number!(
-    /// An operator's command, named by whoever sent it, so that a repetition is recognised.
+    /// An operator's command, named by whoever sent it, so that a repetition is recognised. A name
+    /// begins with the time of day: later orders have greater names, and one that is older than all
+    /// that the cluster remembers is known to be old.
     CommandId(u64), "c"
 );
 number!(

@@ -62,7 +62,7 @@ pub trait Machines {
     /// event.
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool);
     /// Sends an order, in a task of its own. Every target in it is a `Target::Node`.
-    fn order(&self, order: Order, answer: Answer, times: u32);
+    fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>);
     /// A line of the trace.
     fn note(&self, line: String);
     /// Nothing is broken any more, whatever was.
@@ -99,7 +99,7 @@ pub async fn run(plan: &Plan, began: Duration, machines: &impl Machines) {
     let asked = |event: &PlanEvent| matches!(event.fault, Fault::Order { order: Order::Pause, .. });
     if plan.events.iter().any(asked) {
         // Maintenance that nobody ends would keep the cluster from healing.
-        machines.order(Order::Resume, Answer::Any, 1);
+        machines.order(Order::Resume, Answer::Any, 1, None);
     }
 }
 
@@ -197,8 +197,8 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 }
                 ways.into_iter().map(|(from, to)| Undo::Link(from, to)).collect()
             }
-            Fault::Order { order, answer, times } => {
-                self.order(order, *answer, *times);
+            Fault::Order { order, answer, times, name } => {
+                self.order(order, *answer, *times, *name);
                 Vec::new()
             }
             Fault::Crash { target, .. }
@@ -377,7 +377,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
     }
 
     /// An order names members; one whose target is nobody at the moment is not sent.
-    fn order(&self, order: &Order, answer: Answer, times: u32) {
+    fn order(&self, order: &Order, answer: Answer, times: u32, name: Option<u32>) {
         let one = |target: Target| {
             let mut nodes = self.machines.resolve(target);
             (!nodes.is_empty()).then(|| Target::Node(nodes.remove(0)))
@@ -406,7 +406,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
         match named {
             Some(order) => {
                 self.machines.note(format!("the operator asks: {order:?}"));
-                self.machines.order(order, answer, times);
+                self.machines.order(order, answer, times, name);
             }
             None => self.machines.note(format!("nobody to ask for: {order:?}")),
         }

@@ -1,20 +1,21 @@
 //! The effect of each command. Deterministic: same state, same command, same result, everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::env::{SyncNames, TimelineBirth};
-use crate::ids::{CommandId, Epoch, NodeId, SystemId, WalPosition};
+use crate::ids::{Epoch, NodeId, SystemId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
-use super::command::{Clearance, Command, Order, VacateReason};
+use super::command::{Clearance, Command, VacateReason};
 use super::evidence::missing_evidence;
-use super::settings::{Mode, Settings, SettingsChange};
+use super::members::check_founding;
+use super::settings::Settings;
 use super::state::{
-    ControlState, HISTORY_MAX, Handover, HandoverKind, HistoryEntry, Member, MemberKind,
-    OUTCOMES_MAX, OrderOutcome, Primacy, TIMELINES_MAX, TimelineRecord,
+    ControlState, HISTORY_MAX, HandoverKind, HistoryEntry, Member, OrderOutcome, Primacy,
+    TIMELINES_MAX, TimelineRecord,
 };
 
 /// What became of a command.
@@ -38,7 +39,7 @@ impl fmt::Display for Applied {
     }
 }
 
-type Verdict = Result<(), String>;
+pub(super) type Verdict = Result<(), String>;
 
 /// Whom an election chooses, and what it rests on.
 struct Choice<'a> {
@@ -69,6 +70,7 @@ impl ControlState {
                 self.propose_sync(*epoch, *version, target, sabotage)
             }
             Command::SettleSync { epoch, version } => self.settle_sync(*epoch, *version),
+            Command::Join { epoch, node } => self.join(*epoch, *node),
             Command::NoteProgress { epoch, position } => {
                 if *epoch != self.primacy.epoch || self.progress >= Some(*position) {
                     return Applied::Refused("older than what is noted".into());
@@ -97,10 +99,9 @@ impl ControlState {
         if !self.cluster.is_empty() {
             return Err(format!("cluster {} was founded already", self.cluster));
         }
-        check_founding(members)?;
-        settings.check()?;
+        check_founding(members, &settings)?;
         self.cluster = cluster.to_owned();
-        self.members = members.clone();
+        self.take_founders(members);
         self.settings = settings;
         self.note(format!("cluster {cluster} founded with {} members", members.len()));
         Ok(())
@@ -110,6 +111,7 @@ impl ControlState {
         self.expect_held(epoch)?;
         let holder = self.primacy.holder.take();
         self.primacy.vacated = Some(why.clone());
+        self.handover_meets_vacancy(epoch, why);
         if let Some(holder) = holder {
             self.note(format!("{holder} no longer holds primacy: {why}"));
         }
@@ -152,6 +154,7 @@ impl ControlState {
         }
         self.keep_what_binds();
         self.push_sync(sync.clone());
+        self.handover_meets_election(after);
         self.primacy =
             Primacy { epoch, holder: Some(holder), last_holder: Some(holder), vacated: None };
         self.note(format!("{holder} was elected ({} reports, {clearance:?})", reports.len()));
@@ -229,16 +232,8 @@ impl ControlState {
             self.timelines.pop_first();
         }
         self.note(format!("{holder} is primary on {} from {}", birth.timeline, birth.begins));
-        if let Some(handover) = self.handover.take() {
-            let asked = handover.to;
-            let text = match asked {
-                Some(asked) if asked != holder => {
-                    format!("{holder} is primary of {epoch}: {asked} was behind it")
-                }
-                _ => format!("{holder} is primary of {epoch}"),
-            };
-            self.settle_order(handover.id, OrderOutcome::Done(text));
-        }
+        self.newcomers.remove(&holder);
+        self.handover_meets_birth(epoch, holder);
         Ok(())
     }
 
@@ -293,193 +288,7 @@ impl ControlState {
         self.sync.since = self.version + 1; // The version that this very command leads to.
     }
 
-    fn end_handover(&mut self, id: CommandId, outcome: &OrderOutcome) -> Verdict {
-        match &self.handover {
-            Some(handover) if handover.id == id => {
-                self.handover = None;
-                self.settle_order(id, outcome.clone());
-                Ok(())
-            }
-            _ => Err(format!("no handover {id} is under way")),
-        }
-    }
-
-    /// I10: an order is carried out once, however often it arrives.
-    fn operate(&mut self, id: CommandId, order: &Order, sabotage: Sabotage) -> Applied {
-        if let Some(outcome) = self.outcome_of(id)
-            && !sabotage.is(Saboteur::RepeatOrders)
-        {
-            return Applied::Repeated(outcome.clone());
-        }
-        let verdict = match order {
-            Order::Switchover { to } => self.begin_handover(id, HandoverKind::Switchover, *to),
-            Order::Failover { to, accept_data_loss } => self.begin_handover(
-                id,
-                HandoverKind::Failover { accept_data_loss: *accept_data_loss },
-                *to,
-            ),
-            Order::Pause => self.set_paused(true),
-            Order::Resume => self.set_paused(false),
-            Order::Configure(change) => self.configure(change),
-            Order::AddMember { node, member } => self.add_member(*node, member),
-            Order::RemoveMember { node } => self.remove_member(*node, sabotage),
-            Order::TagMember { node, priority, no_failover } => {
-                self.tag_member(*node, *priority, *no_failover)
-            }
-        };
-        let outcome = match &verdict {
-            Ok(outcome) => outcome.clone(),
-            Err(why) => OrderOutcome::Refused(why.clone()),
-        };
-        self.version += 1;
-        self.settle_order(id, outcome);
-        match verdict {
-            Ok(_) => Applied::Done,
-            Err(why) => Applied::Refused(why),
-        }
-    }
-
-    fn begin_handover(
-        &mut self,
-        id: CommandId,
-        kind: HandoverKind,
-        to: Option<NodeId>,
-    ) -> Result<OrderOutcome, String> {
-        if !self.is_born() {
-            return Err("the cluster has no data yet".into());
-        }
-        if let Some(other) = &self.handover {
-            return Err(format!("handover {} is under way", other.id));
-        }
-        if kind == HandoverKind::Switchover && self.is_vacant() {
-            return Err("there is no primary to hand over from; use failover".into());
-        }
-        if let Some(to) = to {
-            if self.primacy.holder == Some(to) {
-                return Err(format!("{to} is primary already"));
-            }
-            if !self.is_candidate(to) {
-                return Err(format!("{to} may never be primary: no data member, or tagged"));
-            }
-        }
-        self.handover = Some(Handover { id, kind, from: self.primacy.epoch, to });
-        Ok(OrderOutcome::Pending)
-    }
-
-    fn set_paused(&mut self, paused: bool) -> Result<OrderOutcome, String> {
-        if self.settings.paused == paused {
-            return Err(if paused { "paused already" } else { "not paused" }.into());
-        }
-        self.settings.paused = paused;
-        self.settings.version += 1;
-        self.note(if paused { "paused".into() } else { "resumed".into() });
-        Ok(OrderOutcome::Done(String::new()))
-    }
-
-    fn configure(&mut self, change: &SettingsChange) -> Result<OrderOutcome, String> {
-        if change.expected_version.is_some_and(|v| v != self.settings.version) {
-            return Err(format!(
-                "the settings are at version {} now; read them again",
-                self.settings.version
-            ));
-        }
-        let mut next = self.settings.clone();
-        if let Some(timing) = &change.timing {
-            timing.check()?;
-            next.timing = timing.clone();
-            next.longest_lease_ms = next.longest_lease_ms.max(timing.lease_ms);
-        }
-        if let Some(mode) = change.mode {
-            if mode == Mode::QuorumSync && self.candidates().count() < 2 {
-                return Err("quorum-sync needs two data members that may be primary".into());
-            }
-            next.mode = mode;
-        }
-        if let Some(bytes) = change.max_lag_bytes {
-            next.max_lag_bytes = bytes;
-        }
-        next.version += 1;
-        self.settings = next;
-        Ok(OrderOutcome::Done(format!("settings version {}", self.settings.version)))
-    }
-
-    fn add_member(&mut self, node: NodeId, member: &Member) -> Result<OrderOutcome, String> {
-        if self.retired.contains(&node) {
-            return Err(format!("{node} was removed once; use a new number"));
-        }
-        if self.members.contains_key(&node) {
-            return Err(format!("{node} is a member already"));
-        }
-        if let Some((other, _)) = self.members.iter().find(|(_, m)| m.address == member.address) {
-            return Err(format!("{} is the address of {other}", member.address));
-        }
-        self.members.insert(node, member.clone());
-        self.note(format!("{node} was admitted"));
-        Ok(OrderOutcome::Done(format!("{node} was admitted")))
-    }
-
-    /// I6: the holder cannot be removed, and what was removed never returns.
-    fn remove_member(&mut self, node: NodeId, sabotage: Sabotage) -> Result<OrderOutcome, String> {
-        if !self.members.contains_key(&node) {
-            return Err(format!("{node} is no member"));
-        }
-        if self.primacy.holder == Some(node) && !sabotage.is(Saboteur::KeepRemovedMember) {
-            return Err(format!("{node} is primary; switch over first"));
-        }
-        if self.handover.as_ref().is_some_and(|h| h.to == Some(node)) {
-            return Err(format!("a handover to {node} is under way"));
-        }
-        let left = self.members.len() - 1;
-        if left < 3 && left.is_multiple_of(2) {
-            return Err(format!(
-                "without {node} there are {left} members, which tolerate no failure; add its \
-                 replacement first"
-            ));
-        }
-        let candidates = self.candidates().filter(|other| *other != node).count();
-        if self.settings.mode == Mode::QuorumSync && candidates < 2 {
-            return Err("quorum-sync needs two data members that may be primary".into());
-        }
-        if candidates == 0 {
-            return Err("no data member would be left".into());
-        }
-        self.members.remove(&node);
-        self.retired.insert(node);
-        self.note(format!("{node} was removed"));
-        Ok(OrderOutcome::Done(format!("{node} was removed")))
-    }
-
-    fn tag_member(
-        &mut self,
-        node: NodeId,
-        priority: u32,
-        no_failover: bool,
-    ) -> Result<OrderOutcome, String> {
-        let others = self.candidates().filter(|other| *other != node).count();
-        let Some(member) = self.members.get_mut(&node) else {
-            return Err(format!("{node} is no member"));
-        };
-        let needed = if self.settings.mode == Mode::QuorumSync { 2 } else { 1 };
-        if no_failover && others < needed {
-            return Err(format!("without {node} too few members may be primary"));
-        }
-        member.priority = priority;
-        member.no_failover = no_failover;
-        Ok(OrderOutcome::Done(String::new()))
-    }
-
-    fn settle_order(&mut self, id: CommandId, outcome: OrderOutcome) {
-        if let Some(known) = self.outcomes.iter_mut().find(|(known, _)| *known == id) {
-            known.1 = outcome;
-            return;
-        }
-        self.outcomes.push_back((id, outcome));
-        while self.outcomes.len() > OUTCOMES_MAX {
-            self.outcomes.pop_front();
-        }
-    }
-
-    fn expect_held(&self, epoch: Epoch) -> Verdict {
+    pub(super) fn expect_held(&self, epoch: Epoch) -> Verdict {
         if epoch != self.primacy.epoch {
             return Err(format!("the present epoch is {}, not {epoch}", self.primacy.epoch));
         }
@@ -489,7 +298,7 @@ impl ControlState {
         Ok(())
     }
 
-    fn note(&mut self, what: String) {
+    pub(super) fn note(&mut self, what: String) {
         self.history.push_back(HistoryEntry { epoch: self.primacy.epoch, what });
         while self.history.len() > HISTORY_MAX {
             self.history.pop_front();
@@ -504,33 +313,4 @@ impl ControlState {
                 && handover.kind == HandoverKind::Failover { accept_data_loss: true }
         })
     }
-
-    /// The members that may become primary, and whose confirmations therefore count.
-    pub fn candidates(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.data_members().filter(|node| self.is_candidate(*node))
-    }
-
-    /// Whether `node` may become primary.
-    #[must_use]
-    pub fn is_candidate(&self, node: NodeId) -> bool {
-        self.members.get(&node).is_some_and(|m| m.kind == MemberKind::Data && !m.no_failover)
-    }
-}
-
-fn check_founding(members: &BTreeMap<NodeId, Member>) -> Verdict {
-    if members.len().is_multiple_of(2) {
-        return Err(format!(
-            "{} members make an even number of voters, which tolerates no more failures than one \
-             fewer; add a witness or leave one out",
-            members.len()
-        ));
-    }
-    if !members.values().any(|m| m.kind == MemberKind::Data && !m.no_failover) {
-        return Err("no member keeps data and may be primary".into());
-    }
-    let addresses: BTreeSet<&str> = members.values().map(|m| m.address.as_str()).collect();
-    if addresses.len() != members.len() {
-        return Err("two members have the same address".into());
-    }
-    Ok(())
 }

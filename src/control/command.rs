@@ -159,6 +159,14 @@ pub enum Command {
         /// The version that was proven.
         version: u64,
     },
+    /// A newcomer streams from the primary and is near its end: its confirmations count from here
+    /// on.
+    Join {
+        /// The epoch in which it streams.
+        epoch: Epoch,
+        /// The newcomer.
+        node: NodeId,
+    },
     /// Notes how far the primary has got.
     NoteProgress {
         /// Its epoch.
@@ -168,7 +176,7 @@ pub enum Command {
     },
     /// An operator's order.
     Operate {
-        /// Its name: the same name again is the same order.
+        /// Its name: the same name again is the same order. Names grow with time.
         id: CommandId,
         /// What is asked.
         order: Order,
@@ -202,6 +210,7 @@ impl fmt::Display for Command {
             },
             Self::ProposeSync { target, .. } => write!(f, "propose sync {target}"),
             Self::SettleSync { version, .. } => write!(f, "settle sync v{version}"),
+            Self::Join { node, .. } => write!(f, "{node} joins"),
             Self::NoteProgress { position, .. } => write!(f, "progress {position}"),
             Self::Operate { id, order } => write!(f, "order {id}: {order:?}"),
             Self::EndHandover { id, outcome } => write!(f, "end handover {id}: {outcome:?}"),

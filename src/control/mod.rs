@@ -12,9 +12,13 @@
 mod apply;
 mod command;
 mod evidence;
+mod members;
+mod orders;
 mod settings;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use apply::Applied;
 pub use command::{Clearance, Command, Order, VacateReason};
@@ -22,6 +26,6 @@ pub use evidence::{Missing, missing_evidence};
 pub use settings::{Mode, Settings, SettingsChange, Timing};
 pub use snapshot::{FORMAT, SnapshotError, decode, encode};
 pub use state::{
-    ControlState, Handover, HandoverKind, HistoryEntry, Member, MemberKind, OrderOutcome, Primacy,
-    SyncRecord, TimelineRecord,
+    ControlState, Handover, HandoverKind, HistoryEntry, Member, MemberKind, OrderOutcome,
+    OrderRecord, Primacy, SyncRecord, TimelineRecord,
 };

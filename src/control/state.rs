@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::settings::{Mode, Settings};
+use crate::control::settings::Settings;
 use crate::env::{SyncNames, TimelineBirth};
 use crate::ids::{CommandId, Epoch, Incarnation, NodeId, SystemId, WalPosition};
 
-use super::command::VacateReason;
+use super::command::{Order, VacateReason};
 
 /// How many lines of history are kept: enough for a person to see the last months.
 pub(super) const HISTORY_MAX: usize = 200;
-/// How many outcomes of orders are kept: an operator who asks later than that is told "unknown".
-pub(super) const OUTCOMES_MAX: usize = 64;
+/// How many orders are kept with their outcomes: an operator who asks later than that is told
+/// "unknown".
+pub(super) const ORDERS_MAX: usize = 64;
 /// How many timelines are kept: a member that slept through more of them is cloned anew.
 pub(super) const TIMELINES_MAX: usize = 256;
 
@@ -118,8 +119,12 @@ pub struct Handover {
     pub kind: HandoverKind,
     /// The epoch that it ends.
     pub from: Epoch,
+    /// Who held primacy when it was asked for, or held it last.
+    pub former: Option<NodeId>,
     /// The wanted successor; `None` leaves the choice to the ranking.
     pub to: Option<NodeId>,
+    /// Whether anything was done for it: from here on it cannot be refused any more.
+    pub begun: bool,
 }
 
 /// How an order ended.
@@ -131,6 +136,28 @@ pub enum OrderOutcome {
     Done(String),
     /// It was not, and will not be.
     Refused(String),
+    /// It may have been, or may still come about by itself; nobody follows it up any more. The
+    /// sentence says what is known.
+    Unknown(String),
+}
+
+/// An order, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// Its name.
+    pub id: CommandId,
+    /// What was asked: the same name for anything else is a mistake of its sender.
+    pub order: Order,
+    /// What became of it.
+    pub outcome: OrderOutcome,
+}
+
+impl OrderRecord {
+    /// Whether nothing more will become of it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.outcome != OrderOutcome::Pending
+    }
 }
 
 /// One line of history, for people.
@@ -151,6 +178,10 @@ pub struct ControlState {
     pub cluster: String,
     /// The members.
     pub members: BTreeMap<NodeId, Member>,
+    /// The same, in the order of their admission.
+    pub admitted: Vec<NodeId>,
+    /// Data members that were admitted to a running cluster and do not hold its data yet.
+    pub newcomers: BTreeSet<NodeId>,
     /// Numbers that were members once. They never come back.
     pub retired: BTreeSet<NodeId>,
     /// The settings.
@@ -172,8 +203,11 @@ pub struct ControlState {
     pub progress: Option<WalPosition>,
     /// A handover under way.
     pub handover: Option<Handover>,
-    /// How orders ended, oldest first.
-    pub outcomes: VecDeque<(CommandId, OrderOutcome)>,
+    /// The last orders and how they ended, oldest first.
+    pub orders: VecDeque<OrderRecord>,
+    /// The greatest name among the orders that are not remembered any more. Names grow with time,
+    /// so whatever is not greater than this one may have been carried out.
+    pub forgotten: Option<CommandId>,
     /// What happened, oldest first.
     pub history: VecDeque<HistoryEntry>,
 }
@@ -191,39 +225,6 @@ impl ControlState {
         self.system.is_some()
     }
 
-    /// The members that keep data.
-    pub fn data_members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.members.iter().filter(|(_, m)| m.kind == MemberKind::Data).map(|(id, _)| *id)
-    }
-
-    /// Whether `node` is a member that keeps data.
-    #[must_use]
-    pub fn keeps_data(&self, node: NodeId) -> bool {
-        self.members.get(&node).is_some_and(|m| m.kind == MemberKind::Data)
-    }
-
-    /// The members that vote. An even number of voters tolerates no more failures than one fewer
-    /// and is never made: the last member added waits, as a learner, for the next.
-    #[must_use]
-    pub fn voters(&self) -> BTreeSet<NodeId> {
-        let odd = if self.members.len() % 2 == 1 {
-            self.members.len()
-        } else {
-            self.members.len().saturating_sub(1)
-        };
-        self.members.keys().copied().take(odd).collect()
-    }
-
-    /// How many standbys have to confirm a commit: with the primary they are a majority of the
-    /// members that may be primary, so that any other majority of them meets them.
-    #[must_use]
-    pub fn confirmations(&self) -> u32 {
-        match self.settings.mode {
-            Mode::Async => 0,
-            Mode::QuorumSync => u32::try_from(self.candidates().count() / 2).unwrap_or(u32::MAX),
-        }
-    }
-
     /// The recorded timeline of the present epoch, once its holder is primary.
     #[must_use]
     pub fn current_timeline(&self) -> Option<&TimelineRecord> {
@@ -233,6 +234,6 @@ impl ControlState {
     /// How an order ended, if it is still remembered.
     #[must_use]
     pub fn outcome_of(&self, id: CommandId) -> Option<&OrderOutcome> {
-        self.outcomes.iter().find(|(known, _)| *known == id).map(|(_, outcome)| outcome)
+        self.orders.iter().find(|known| known.id == id).map(|known| &known.outcome)
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Coordinator {
     vacant_since: Option<Moment>,
     /// Where the holder of the present epoch was last known to be.
     primary_position: Option<WalPosition>,
+    /// Since when the holder reports that it lets clients in.
+    admits_since: Option<Moment>,
     /// Since when the holder reports without a lease.
     unleased_since: Option<Moment>,
     /// Holders that did not become primary, since the last one that did.
@@ -78,6 +80,7 @@ impl Coordinator {
             given_at: led_since,
             vacant_since: None,
             primary_position: None,
+            admits_since: None,
             unleased_since: None,
             failed: BTreeSet::new(),
             handover_since: None,
@@ -93,6 +96,7 @@ impl Coordinator {
             self.epoch = control.primacy.epoch;
             self.given_at = now;
             self.primary_position = None;
+            self.admits_since = None;
             self.unleased_since = None;
             self.sync = SyncWatch::default();
             self.ledger.epoch_given(self.epoch);
@@ -113,20 +117,17 @@ impl Coordinator {
         if !vacant {
             self.obstacle = None;
         }
+        self.seen.retain(|node, _| control.members.contains_key(node));
     }
 
     /// For how long the present epoch's primary has been let in clients, as far as is known here.
     pub(super) fn settled_for(&self, now: Moment, control: &ControlState) -> Duration {
-        let admits = control
-            .primacy
-            .holder
-            .and_then(|holder| self.seen.get(&holder))
-            .is_some_and(|seen| seen.report.admits && seen.report.side == Side::Primary);
-        if admits { now.since(self.given_at) } else { Duration::ZERO }
+        let held = control.primacy.holder.is_some();
+        self.admits_since.filter(|_| held).map_or(Duration::ZERO, |since| now.since(since))
     }
 
-    /// Takes a report in, unless a later one has overtaken it: a member never forgets what it has
-    /// applied, so an older version is an older word.
+    /// Takes a member's report in, unless a later one has overtaken it: a member never forgets what
+    /// it has applied, so an older version is an older word. Nobody but members is believed.
     pub(super) fn on_report(
         &mut self,
         report: Report,
@@ -137,7 +138,7 @@ impl Coordinator {
         let overtaken = self.seen.get(&report.node).is_some_and(|seen| {
             seen.report.version > report.version && !sabotage.is(Saboteur::SettleByALateReport)
         });
-        if overtaken {
+        if overtaken || !control.members.contains_key(&report.node) {
             return;
         }
         if control.primacy.holder == Some(report.node)
@@ -146,6 +147,8 @@ impl Coordinator {
             self.primary_position = self.primary_position.max(report.position);
         }
         if control.primacy.holder == Some(report.node) {
+            let admits = report.admits && report.side == Side::Primary;
+            self.admits_since = admits.then(|| self.admits_since.unwrap_or(now));
             let unleased = !report.leased;
             self.unleased_since = unleased.then(|| self.unleased_since.unwrap_or(now));
         }
@@ -319,9 +322,7 @@ impl Coordinator {
             HandoverKind::Switchover => stop + HANDOVER_LIMIT,
             HandoverKind::Failover { .. } => FAILOVER_LIMIT,
         };
-        let superseded = handover.from < control.primacy.epoch
-            && control.timelines.contains_key(&control.primacy.epoch);
-        if !superseded && now.since(since) <= limit {
+        if now.since(since) <= limit {
             return None;
         }
         let why = self.why_not_handed_over(now, control, handover);

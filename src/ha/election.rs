@@ -340,9 +340,11 @@ fn first_sync(
     if confirmations == 0 || control.settings.mode == Mode::Async {
         return SyncNames { epoch, confirmations: 0, standbys: BTreeSet::new() };
     }
-    let others = || control.candidates().filter(move |node| *node != holder);
-    let mut standbys: BTreeSet<NodeId> = others().filter(|n| alive.contains_key(n)).collect();
-    for node in others() {
+    let counted = || control.counted().filter(move |node| *node != holder);
+    let mut standbys: BTreeSet<NodeId> = counted().filter(|n| alive.contains_key(n)).collect();
+    // A newcomer can confirm nothing yet: it is named only where there is nobody else.
+    let newcomers = control.candidates().filter(|node| *node != holder);
+    for node in counted().chain(newcomers) {
         if standbys.len() >= confirmations as usize {
             break;
         }

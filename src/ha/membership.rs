@@ -44,7 +44,8 @@ pub(super) fn next_move(
     if let Some(voters) = next_voters(me, control, raft, near) {
         return Some(Action::ChangeVoters { voters });
     }
-    let unwelcome = control.primacy.holder == Some(me) || !control.members.contains_key(&me);
+    let voters = control.voters();
+    let unwelcome = control.primacy.holder == Some(me) || !voters.contains(&me);
     // A promotion comes first: moving leadership costs an election where the other side is dead.
     let settled = control.timelines.contains_key(&control.primacy.epoch)
         && coordinator.settled_for(now, control) >= SETTLED_FOR;
@@ -55,13 +56,14 @@ pub(super) fn next_move(
     {
         return None;
     }
-    // A witness first: it will never be primary, so leadership can stay there for good.
+    // A witness first: it will never be primary, so leadership can stay there for good. The primary
+    // last: it would have to pass leadership on.
     raft.voters
         .iter()
-        .filter(|node| **node != me && near(node) && heard(node))
+        .filter(|node| **node != me && voters.contains(node) && near(node) && heard(node))
         .min_by_key(|node| {
             let witness = control.members.get(node).is_some_and(|m| m.kind == MemberKind::Witness);
-            (!witness, **node)
+            (control.primacy.holder == Some(**node), !witness, **node)
         })
         .map(|to| Action::TransferLeadership { to: *to })
 }

@@ -46,6 +46,9 @@ impl SyncWatch {
         if report.node != holder || !control.timelines.contains_key(&epoch) {
             return None;
         }
+        if let Some(node) = self.next_to_join(control, report) {
+            return Some(Command::Join { epoch, node });
+        }
         self.note_missing(now, control, target, report);
         let version = control.sync.version;
         let joint = control.sync.is_joint();
@@ -59,6 +62,15 @@ impl SyncWatch {
             || !wanted.standbys.is_superset(&target.standbys);
         let due = if joint { hopeless } else { wanted != *target };
         due.then_some(Command::ProposeSync { epoch, version, target: wanted })
+    }
+
+    /// A newcomer counts from when it streams and has nearly all of the log.
+    fn next_to_join(&self, control: &ControlState, report: &Report) -> Option<NodeId> {
+        let end = report.position?.flushed;
+        streaming(control, report)
+            .into_iter()
+            .find(|(node, flushed)| control.newcomers.contains(node) && is_near(end, *flushed))
+            .map(|(node, _)| node)
     }
 
     fn note_missing(
@@ -138,11 +150,14 @@ impl SyncWatch {
         };
         let mut standbys: BTreeSet<NodeId> =
             target.standbys.iter().copied().filter(|n| eligible(n) && stays(n)).collect();
-        let near = |flushed: Lsn| end.ahead_of(flushed) <= JOIN_WITHIN_BYTES;
         standbys.extend(
-            streaming.iter().filter(|(n, f)| eligible(n) && near(**f)).map(|(node, _)| *node),
+            streaming
+                .iter()
+                .filter(|(n, f)| eligible(n) && is_near(end, **f))
+                .map(|(node, _)| *node),
         );
-        let fill = target.standbys.iter().copied().chain(control.candidates());
+        let fill =
+            target.standbys.iter().copied().chain(control.counted()).chain(control.candidates());
         for node in fill.filter(eligible) {
             if standbys.len() >= confirmations as usize {
                 break;
@@ -151,6 +166,10 @@ impl SyncWatch {
         }
         SyncNames { epoch, confirmations, standbys }
     }
+}
+
+fn is_near(end: Lsn, flushed: Lsn) -> bool {
+    end.ahead_of(flushed) <= JOIN_WITHIN_BYTES
 }
 
 /// The standbys attached under the present epoch's names, and what they confirmed.

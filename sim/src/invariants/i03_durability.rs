@@ -235,7 +235,8 @@ mod tests {
         check.acknowledged(&sync_commit(11, 1, 1, 2));
         let mut forced = state(5, 2, Some(2));
         let kind = HandoverKind::Failover { accept_data_loss: true };
-        forced.handover = Some(Handover { id: CommandId(1), kind, from: Epoch(1), to: None });
+        let (id, from) = (CommandId(1), Epoch(1));
+        forced.handover = Some(Handover { id, kind, from, former: None, to: None, begun: true });
         check.control(ms(20), &forced);
         assert_kept(&successor(&mut check, 2, &[1]));
         assert_eq!(check.given_up_rows, 1);

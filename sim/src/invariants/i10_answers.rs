@@ -1,15 +1,17 @@
-//! **I10 answers.** An operator's command is done once, refused, or reported as unknown; it is
-//! never silently dropped or doubled.
+//! **I10 answers.** An operator's order is done once, refused, or reported as unknown; it is never
+//! silently dropped or doubled, and called done only where what it asked for happened.
 //!
 //! Checked on every control state: an order that ended never changes its outcome, and the handover
-//! that an order asks for begins once at most, and never after the order was refused. Checked on
+//! that an order asks for begins once at most, never after the order was refused, and is done only
+//! where primacy went where it was to go. Checked on
 //! what operators are told: a final answer never changes, agrees with the control state, and by the
 //! end of a run every order has one, even if that is "unknown"; none is left pending.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
-use pg_replica::control::{ControlState, OrderOutcome};
+use pg_replica::control::{ControlState, Handover, OrderOutcome, OrderRecord};
 use pg_replica::ids::CommandId;
 
 use super::{Findings, Invariant, OrderAnswer};
@@ -20,7 +22,7 @@ pub(super) struct Answers {
     sent: BTreeMap<CommandId, Duration>,
     told: BTreeMap<CommandId, OrderAnswer>,
     recorded: BTreeMap<CommandId, OrderOutcome>,
-    under_way: Option<CommandId>,
+    under_way: Option<Handover>,
     begun: BTreeSet<CommandId>,
 }
 
@@ -51,7 +53,7 @@ impl Answers {
 
     /// The newest control state.
     pub(super) fn control(&mut self, at: Duration, state: &ControlState, findings: &mut Findings) {
-        for (id, outcome) in &state.outcomes {
+        for OrderRecord { id, outcome, .. } in &state.orders {
             let known = self.recorded.get(id);
             if known == Some(outcome) {
                 continue;
@@ -64,8 +66,16 @@ impl Answers {
             }
             self.recorded.insert(*id, outcome.clone());
         }
+        if let Some(before) = &self.under_way
+            && matches!(state.outcome_of(before.id), Some(OrderOutcome::Done(_)))
+            && !is_as_asked(before, state)
+        {
+            let what = format!("order {} is done, and nobody sees it: {before:?}", before.id);
+            findings.broken(Invariant::I10, at, what);
+        }
+        let before = self.under_way.as_ref().map(|handover| handover.id);
         let now = state.handover.as_ref().map(|handover| handover.id);
-        if now != self.under_way
+        if now != before
             && let Some(id) = now
         {
             if !self.begun.insert(id) {
@@ -77,7 +87,7 @@ impl Answers {
                 findings.broken(Invariant::I10, at, what);
             }
         }
-        self.under_way = now;
+        self.under_way.clone_from(&state.handover);
     }
 
     /// The end of the run; `settled` says that the cluster had recovered and had time to finish.
@@ -107,6 +117,16 @@ impl Answers {
     }
 }
 
+/// Whether the next primary was the one that the handover asked for.
+fn is_as_asked(handover: &Handover, state: &ControlState) -> bool {
+    let later = state.timelines.range((Bound::Excluded(handover.from), Bound::Unbounded)).next();
+    let next = later.map(|(_, record)| record.holder);
+    match handover.to {
+        Some(to) => next == Some(to),
+        None => next.is_some() && next != handover.former,
+    }
+}
+
 fn may_become(before: &OrderOutcome, answer: &OrderAnswer) -> bool {
     match answer {
         OrderAnswer::Known(now) => *before == OrderOutcome::Pending || before == now,
@@ -116,8 +136,9 @@ fn may_become(before: &OrderOutcome, answer: &OrderAnswer) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pg_replica::control::{Handover, HandoverKind};
-    use pg_replica::ids::Epoch;
+    use pg_replica::control::{HandoverKind, Order, TimelineRecord};
+    use pg_replica::env::TimelineBirth;
+    use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
 
     use super::super::testing::{assert_broken, assert_kept, ms, state};
     use super::*;
@@ -126,10 +147,22 @@ mod tests {
 
     fn with(version: u64, outcome: OrderOutcome, under_way: bool) -> ControlState {
         let mut state = state(version, 1, Some(1));
-        state.outcomes.push_back((ID, outcome));
+        let order = Order::Switchover { to: None };
+        state.orders.push_back(OrderRecord { id: ID, order, outcome });
         let kind = HandoverKind::Switchover;
-        state.handover = under_way.then_some(Handover { id: ID, kind, from: Epoch(1), to: None });
+        let (from, former) = (Epoch(1), Some(NodeId(1)));
+        let handover = Handover { id: ID, kind, from, former, to: None, begun: false };
+        state.handover = under_way.then_some(handover);
+        if !under_way {
+            become_primary(&mut state, 2);
+        }
         state
+    }
+
+    /// The next primary.
+    fn become_primary(state: &mut ControlState, node: u64) {
+        let birth = TimelineBirth { timeline: Timeline(2), born: Epoch(2), begins: Lsn(100) };
+        state.timelines.insert(Epoch(2), TimelineRecord { holder: NodeId(node), birth });
     }
 
     fn done() -> OrderOutcome {
@@ -147,6 +180,16 @@ mod tests {
         check.answered(ms(6), ID, &OrderAnswer::Unknown, &mut findings);
         check.finish(ms(9), true, &mut findings);
         assert_kept(&findings);
+    }
+
+    #[test]
+    fn an_order_that_is_called_done_and_is_not_is_seen() {
+        let (mut check, mut findings) = (Answers::default(), Findings::default());
+        check.control(ms(2), &with(2, OrderOutcome::Pending, true), &mut findings);
+        let mut elsewhere = with(3, done(), false);
+        become_primary(&mut elsewhere, 1);
+        check.control(ms(4), &elsewhere, &mut findings);
+        assert_broken(&findings, Invariant::I10, "is done, and nobody sees it");
     }
 
     #[test]

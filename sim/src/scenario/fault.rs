@@ -103,6 +103,8 @@ pub enum Fault {
         answer: Answer,
         /// How many times the same order is sent.
         times: u32,
+        /// Its name, where two orders are to have the same one.
+        name: Option<u32>,
     },
 }
 

@@ -304,13 +304,14 @@ fn jump(fields: &mut Fields<'_>) -> Result<i64, BadInput> {
 
 fn read_order(fields: &mut Fields<'_>, known: &mut Known) -> Result<Fault, BadInput> {
     let value = fields.need("order")?;
-    let name = value.text(fields.source(), "order")?;
+    let name = fields.whole("name")?.map(|name| u32::try_from(name).unwrap_or(u32::MAX));
     let answer = parsed(fields, "answer")?.unwrap_or(Answer::Any);
     let times = u32::try_from(fields.whole("times")?.unwrap_or(1)).unwrap_or(0);
     if !(1..=10).contains(&times) {
         return Err(fields.bad("an order is sent once to ten times"));
     }
-    let order = match name.as_str() {
+    let kind = value.text(fields.source(), "order")?;
+    let order = match kind.as_str() {
         "switchover" => Order::Switchover { to: parsed_target(fields, "to", known)? },
         "failover" => Order::Failover {
             to: parsed_target(fields, "to", known)?,
@@ -343,13 +344,13 @@ fn read_order(fields: &mut Fields<'_>, known: &mut Known) -> Result<Fault, BadIn
             return Err(fields.source().bad(
                 &value.span,
                 format!(
-                    "{name:?} is no order; there are switchover, failover, pause, resume, add, \
+                    "{kind:?} is no order; there are switchover, failover, pause, resume, add, \
                      remove, set-mode, set-lease, set-max-lag and tag"
                 ),
             ));
         }
     };
-    Ok(Fault::Order { order, answer, times })
+    Ok(Fault::Order { order, answer, times, name })
 }
 
 /// `mode`, which is needed.

@@ -134,7 +134,7 @@ fn event_table(event: &PlanEvent) -> Table {
         }
         Fault::Disk { target, flaw } => disk_fields(&mut table, &target.to_string(), *flaw),
         Fault::Postgres { target, flaw } => named(&mut table, flaw.name(), target),
-        Fault::Order { order, answer, times } => {
+        Fault::Order { order, answer, times, name } => {
             put(&mut table, "fault", "order");
             order_fields(&mut table, order);
             if *answer != Answer::Any {
@@ -142,6 +142,9 @@ fn event_table(event: &PlanEvent) -> Table {
             }
             if *times != 1 {
                 put(&mut table, "times", i64::from(*times));
+            }
+            if let Some(name) = name {
+                put(&mut table, "name", i64::from(*name));
             }
         }
     }

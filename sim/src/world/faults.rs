@@ -256,8 +256,8 @@ impl Machines for World {
         self.with_machine(node, |machine| machine.server.set_flaw(flaw, on));
     }
 
-    fn order(&self, order: Order, answer: Answer, times: u32) {
-        self.give_order(order, answer, times);
+    fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>) {
+        self.give_order(order, answer, times, name);
     }
 
     fn note(&self, line: String) {

@@ -31,6 +31,8 @@ pub(super) struct Orders {
     next: u64,
     next_member: usize,
     pending: u32,
+    /// The names that the plan chose, and the first order of each.
+    named: BTreeMap<CommandId, Order>,
     lines: Vec<String>,
     wrong: Vec<String>,
 }
@@ -49,14 +51,19 @@ impl World {
     }
 
     /// Sends an order so many times under one name, and follows it up in tasks of their own.
-    pub(super) fn give_order(&self, order: Order, answer: Answer, times: u32) {
-        let id = self.next_order();
+    pub(super) fn give_order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>) {
+        let id = name.map_or_else(|| self.next_order(), named);
+        // Who uses a name twice is told so, and what is told then is not about the first order.
+        let first = name.is_none() || {
+            let mut orders = lock(&self.orders);
+            *orders.named.entry(id).or_insert_with(|| order.clone()) == order
+        };
         for _ in 0..times.max(1) {
             let world = self.itself();
             let order = order.clone();
             lock(&self.orders).pending += 1;
             madsim::task::spawn(async move {
-                let end = world.carry_out(id, &order).await;
+                let end = world.carry_out(id, &order, first).await;
                 world.note_end(&order, answer, end);
             });
         }
@@ -69,12 +76,12 @@ impl World {
         lock(&self.orders).pending += 1;
         madsim::task::spawn(async move {
             let add = Order::Add { node: new, witness: !keeps_data };
-            let added = world.carry_out(world.next_order(), &add).await;
+            let added = world.carry_out(world.next_order(), &add, true).await;
             world.note_line(&add, &added);
             let limit = true_now() + PATIENCE;
             let remove = Order::Remove { target: Target::Node(old) };
             while true_now() < limit {
-                let end = world.carry_out(world.next_order(), &remove).await;
+                let end = world.carry_out(world.next_order(), &remove, true).await;
                 world.note_line(&remove, &end);
                 let gone = !world.oracle.newest().members.contains_key(&old);
                 if gone || matches!(end, OrderAnswer::Known(OrderOutcome::Done(_))) {
@@ -112,8 +119,11 @@ impl World {
         }
     }
 
-    async fn carry_out(&self, id: CommandId, order: &Order) -> OrderAnswer {
+    async fn carry_out(&self, id: CommandId, order: &Order, first: bool) -> OrderAnswer {
         let Some(order) = self.translate(order).await else { return OrderAnswer::Unknown };
+        if !first {
+            return self.ask_until_known(id, order).await;
+        }
         self.oracle.order_sent(id);
         let end = self.ask_until_known(id, order).await;
         self.oracle.order_answered(id, &end);
@@ -233,4 +243,9 @@ impl World {
         }
         None
     }
+}
+
+/// The name that a plan has chosen: far from those that are drawn.
+fn named(name: u32) -> CommandId {
+    CommandId(u64::from(name) << 32)
 }

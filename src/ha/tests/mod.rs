@@ -8,4 +8,5 @@ mod coordinator;
 mod election;
 mod fixtures;
 mod liveness;
+mod membership;
 mod sync;

@@ -1,11 +1,11 @@
 //! The resolver of the synchronous set, interrupted at every step.
 
 use super::fixtures::*;
-use crate::control::{Command, ControlState, Mode};
+use crate::control::{Command, ControlState, Member, Mode, Order};
 use crate::env::StreamState;
 use crate::ha::Report;
 use crate::ha::sync::SyncWatch;
-use crate::ids::{Epoch, Lsn, NodeId};
+use crate::ids::{CommandId, Epoch, Incarnation, Lsn, NodeId};
 use crate::sabotage::Sabotage;
 
 /// The primary's report: its log ends at `end`, these standbys have confirmed so much.
@@ -147,4 +147,36 @@ fn a_late_report_about_the_same_configuration_settles_nothing() {
     assert_eq!(step(&mut watch, &mut control, 6_800, (true, 900, only_two)), None);
     let settled = step(&mut watch, &mut control, 6_900, (true, 900, &[(2, 900)]));
     assert!(matches!(settled, Some(Command::SettleSync { .. })));
+}
+
+#[test]
+fn a_dead_member_is_replaced_without_a_pause_in_the_writes() {
+    let mut control = with_primary(3, Mode::QuorumSync);
+    let mut watch = SyncWatch::default();
+    let only_two: &[(u64, u64)] = &[(2, 100)];
+    for ms in [0, 3_100, 3_200] {
+        step(&mut watch, &mut control, ms, (true, 100, only_two));
+    }
+    assert_eq!(control.sync.configs[0].standbys, [NodeId(2)].into());
+    let member = control.members[&NodeId(2)].clone();
+    let member = Member {
+        address: "n4".into(),
+        postgres: "pg4".into(),
+        incarnation: Incarnation(4),
+        ..member
+    };
+    let admit = Order::AddMember { node: NodeId(4), member };
+    do_it(&mut control, &Command::Operate { id: CommandId(1), order: admit });
+    // The newcomer is empty: as long as it is, one standby goes on confirming alone.
+    assert_eq!(step(&mut watch, &mut control, 3_300, (true, 200, &[(2, 200)])), None);
+    let far: &[(u64, u64)] = &[(2, 9 << 20), (4, 100)];
+    assert_eq!(step(&mut watch, &mut control, 3_400, (true, 9 << 20, far)), None);
+    let near: &[(u64, u64)] = &[(2, 9 << 20), (4, 9 << 20)];
+    let joins = Command::Join { epoch: Epoch(1), node: NodeId(4) };
+    assert_eq!(step(&mut watch, &mut control, 3_500, (true, 9 << 20, near)), Some(joins));
+    for ms in [3_600, 3_700] {
+        step(&mut watch, &mut control, ms, (true, 9 << 20, near));
+    }
+    let target = control.sync.target().expect("a target");
+    assert_eq!((target.confirmations, target.standbys.len()), (1, 2), "{target}");
 }

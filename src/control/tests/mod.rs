@@ -1,0 +1,5 @@
+//! Commands against the control state: what each of them may do, and what it answers.
+
+mod fixtures;
+mod members;
+mod orders;
