@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft_rt::AsyncRuntime;
 use tokio::sync::mpsc;
 
 use crate::control::{Applied, Command};
 use crate::env::{Armed, Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
-use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Lease, Report, RequestId, Verb};
+use crate::ha::{Action, Event, HeartbeatAnswer, Lease, Report, RequestId};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
 use super::NodeEnv;
 use super::node::{Input, Node, Shared, Waiting};
 use super::raft::{Proposal, RaftNode};
+use super::verbs::{Lane, VerbOrder, outcome_of};
 use super::wire::{Request, Response};
 
 /// How long a proposal through another member may take before it is put again. Every command is
@@ -29,8 +29,8 @@ impl<E: NodeEnv> Node<E> {
     pub(super) fn execute(&mut self, action: Action) {
         let shared = self.shared.clone();
         match action {
-            Action::Observe { id } => spawn::<E>(observe(shared, id)),
-            Action::Postgres { id, epoch, verb } => spawn::<E>(act(shared, id, epoch, verb)),
+            Action::Observe { id } => self.shared.spawn(observe(shared, id)),
+            Action::Postgres { id, epoch, verb } => self.order_verb(VerbOrder { id, epoch, verb }),
             Action::ArmGuard { id, lease, deadline } => {
                 self.order_guard(GuardOrder::Arm { id, lease, deadline });
             }
@@ -38,15 +38,15 @@ impl<E: NodeEnv> Node<E> {
             Action::SendHeartbeat { to, sent, report, renew } => {
                 self.send_heartbeat(to, sent, report, renew);
             }
-            Action::ConfirmLeadership { request } => spawn::<E>(confirm(shared, request)),
+            Action::ConfirmLeadership { request } => self.shared.spawn(confirm(shared, request)),
             Action::AnswerHeartbeat { request, answer } => self.answer(request, answer),
             Action::Propose { id, through_leader, command } => {
-                spawn::<E>(propose(shared, id, through_leader, *command));
+                self.shared.spawn(propose(shared, id, through_leader, *command));
             }
-            Action::TransferLeadership { to } => spawn::<E>(async move {
+            Action::TransferLeadership { to } => self.shared.spawn(async move {
                 shared.raft.transfer_leadership(to).await;
             }),
-            Action::ChangeVoters { voters } => spawn::<E>(async move {
+            Action::ChangeVoters { voters } => self.shared.spawn(async move {
                 let members = members_for(&shared, &voters);
                 if let Err(why) = shared.raft.change_voters(voters, members).await {
                     tracing::info!("voters not changed: {why}");
@@ -65,12 +65,22 @@ impl<E: NodeEnv> Node<E> {
     ) {
         let shared = self.shared.clone();
         if to != shared.config.node {
-            spawn::<E>(heartbeat(shared, to, sent, report, renew));
+            self.shared.spawn(heartbeat(shared, to, sent, report, renew));
             return;
         }
         let request = self.wait_for(Waiting::Own { sent });
         let event = Event::Heartbeat { request, report, renew };
-        spawn::<E>(async move { shared.tell(event).await });
+        self.shared.spawn(async move { shared.tell(event).await });
+    }
+
+    fn order_verb(&self, order: VerbOrder) {
+        if let Err(unsaid) = self.verb_orders.try_send(order) {
+            let id = unsaid.into_inner().id;
+            let why = PostgresError::Transient("too many verbs wait for the server".into());
+            let event = Event::VerbDone { id, outcome: Outcome::Failed(why) };
+            let shared = self.shared.clone();
+            self.shared.spawn(async move { shared.tell(event).await });
+        }
     }
 
     fn order_guard(&self, order: GuardOrder) {
@@ -80,7 +90,7 @@ impl<E: NodeEnv> Node<E> {
             // The guard does not listen: a deadline that it has not heard is no lease.
             let shared = self.shared.clone();
             let event = Event::GuardArmed { id, lease, ok: false };
-            spawn::<E>(async move { shared.tell(event).await });
+            self.shared.spawn(async move { shared.tell(event).await });
         }
     }
 
@@ -91,15 +101,11 @@ impl<E: NodeEnv> Node<E> {
                 let shared = self.shared.clone();
                 let to = shared.config.node;
                 let event = Event::HeartbeatAnswered { to, sent, answer: Some(answer) };
-                spawn::<E>(async move { shared.tell(event).await });
+                self.shared.spawn(async move { shared.tell(event).await });
             }
             None => {}
         }
     }
-}
-
-fn spawn<E: NodeEnv>(task: impl Future<Output = ()> + Send + 'static) {
-    drop(E::Rt::spawn(task));
 }
 
 /// Everybody who belongs into the consensus layer: the members, and voters on their way out.
@@ -122,50 +128,15 @@ async fn observe<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId) {
     shared.tell(Event::Observed { id, outcome }).await;
 }
 
-async fn act<E: NodeEnv>(shared: Arc<Shared<E>>, id: ActionId, epoch: Epoch, verb: Verb) {
-    let outcome = outcome_of(perform(&shared, epoch, &verb).await);
-    shared.tell(Event::VerbDone { id, outcome }).await;
-}
-
-async fn perform<E: NodeEnv>(
-    shared: &Shared<E>,
-    epoch: Epoch,
-    verb: &Verb,
-) -> Result<Finished, PostgresError> {
-    let postgres = shared.env.postgres();
-    match verb {
-        Verb::Initialise => postgres.initialise(epoch).await.map(plain),
-        Verb::Clone(source) => postgres.clone_from(source).await.map(plain),
-        Verb::Rewind(source) => postgres.rewind(source).await.map(Finished::Rewound),
-        Verb::Start(how) => postgres.start(how).await.map(plain),
-        Verb::Promote(sync) if shared.config.sabotage.is(Saboteur::SyncAfterPromote) => {
-            postgres.promote(epoch).await?;
-            postgres.admit().await?;
-            E::Rt::sleep(HEARTBEAT_DEADLINE).await;
-            postgres.set_sync(sync).await.map(plain)
-        }
-        Verb::Promote(sync) => {
-            // Not one write is acknowledged without the configuration of its epoch.
-            postgres.set_sync(sync).await?;
-            postgres.promote(epoch).await.map(plain)
-        }
-        Verb::Follow(upstream) => postgres.follow(upstream).await.map(plain),
-        Verb::Detach => postgres.detach().await.map(plain),
-        Verb::SetSync(sync) => postgres.set_sync(sync).await.map(plain),
-        Verb::Admit => postgres.admit().await.map(plain),
-        Verb::Stop(how) => postgres.stop(*how).await.map(plain),
-    }
-}
-
-fn plain<T>(_: T) -> Finished {
-    Finished::Plain
-}
-
-fn outcome_of<T>(result: Result<T, PostgresError>) -> Outcome<T> {
-    match result {
-        Ok(value) => Outcome::Done(value),
-        Err(why) if why.outcome_unknown() => Outcome::Unknown,
-        Err(why) => Outcome::Failed(why),
+/// Hands verbs to the lane, and what became of them to the loop.
+pub(super) async fn drive_postgres<E: NodeEnv>(
+    shared: Arc<Shared<E>>,
+    mut orders: mpsc::Receiver<VerbOrder>,
+) {
+    let sabotage = shared.config.sabotage;
+    let mut lane = Lane::<E::Postgres, E::Rt>::new(shared.env.postgres().clone(), sabotage);
+    while let Some((id, outcome)) = lane.next(&mut orders).await {
+        shared.tell(Event::VerbDone { id, outcome }).await;
     }
 }
 
@@ -200,9 +171,9 @@ async fn arm<E: NodeEnv>(shared: &Arc<Shared<E>>, id: ActionId, lease: Lease, de
     if ok {
         // A server that hangs must not keep the guard from hearing more. Where none runs, or none
         // with a fence, there is nothing to extend.
-        let shared = shared.clone();
-        spawn::<E>(async move {
-            drop(shared.env.postgres().extend_lease(epoch, until).await);
+        let server = shared.env.postgres().clone();
+        shared.spawn(async move {
+            drop(server.extend_lease(epoch, until).await);
         });
     }
 }

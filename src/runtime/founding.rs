@@ -1,9 +1,9 @@
 //! The first start of a cluster.
 //!
 //! One member, the lowest number of the founding list, starts the consensus log, and only after
-//! every other founding member has answered that it has none. The others wait to be told. A member
-//! that finds a cluster which knows it under another store has lost its disk: it stops, because a
-//! voter that forgot its votes is worse than no voter.
+//! every other founding member has answered that it has none and means the same cluster. The others
+//! wait to be told. A member that finds a cluster which knows it under another store has lost its
+//! disk: it stops, because a voter that forgot its votes is worse than no voter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,14 +40,35 @@ pub enum FoundingError {
         /// This member.
         node: NodeId,
     },
+    /// It was admitted to a cluster that it is not configured for.
+    #[error(
+        "this machine is configured for cluster {own} and belongs to cluster {found}; correct the \
+         name, or give it an empty store"
+    )]
+    OtherCluster {
+        /// The name in its configuration.
+        own: String,
+        /// The name in the control state.
+        found: String,
+    },
 }
 
 /// Founds the cluster, if that is this member's part, or watches out for the sign that it must not.
 pub(super) async fn found<E: NodeEnv>(shared: Arc<Shared<E>>) {
     let me = shared.config.node;
     let lenient = shared.config.sabotage.is(Saboteur::AcceptWipedVoter);
+    let mut strangers = BTreeMap::new();
     while !shared.raft.is_initialised().await {
-        let greeted = greet_all(&shared).await;
+        let mut greeted = greet_all(&shared).await;
+        // Whoever means another cluster is not there, as far as this one is concerned.
+        let others =
+            greeted.extract_if(.., |_, greeting| greeting.cluster != shared.config.cluster);
+        for (node, Greeting { cluster, .. }) in others {
+            if strangers.insert(node, cluster.clone()).as_ref() != Some(&cluster) {
+                let own = &shared.config.cluster;
+                tracing::warn!("{node} is configured for cluster {cluster}, and this is {own}");
+            }
+        }
         let lost = greeted.values().find(|greeting| {
             let known = greeting.members.get(&me);
             known.is_some_and(|known| *known != shared.raft.incarnation())

@@ -1,8 +1,8 @@
 //! The node: the loop that feeds the core with events and executes what it asks for.
 //!
-//! `node` is the loop, `execute` carries actions out, `serve` answers other members, `founding`
-//! brings a first cluster into being. None of them decides anything: what depends on the protocol
-//! is in `ha`, what depends on the machine is behind `env`.
+//! `node` is the loop, `execute` carries actions out, `verbs` is the one lane to Postgres, `serve`
+//! answers other members, `founding` brings a first cluster into being. None of them decides
+//! anything: what depends on the protocol is in `ha`, what depends on the machine is behind `env`.
 
 use crate::env::{Env, Network};
 
@@ -13,6 +13,7 @@ mod node;
 mod observer;
 pub mod raft;
 mod serve;
+mod verbs;
 pub mod wire;
 
 pub use config::{FoundingMember, NodeConfig};

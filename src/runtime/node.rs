@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use openraft_rt::AsyncRuntime;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use crate::control::ControlState;
 use crate::env::{Clock, Guard, Peer, ReplyTo};
 use crate::ha::{Action, Core, Event, RaftView, RequestId};
 use crate::ids::{Incarnation, Moment, NodeId, Term};
 
 use super::NodeEnv;
 use super::config::NodeConfig;
-use super::execute::{GuardOrder, speak_to_guard};
+use super::execute::{GuardOrder, drive_postgres, speak_to_guard};
 use super::founding::{self, FoundingError};
 use super::observer::Observer;
 use super::raft::{OpenError, RaftHandle, RaftOptions};
 use super::serve;
+use super::verbs::{VERBS_MAX, VerbOrder};
 use super::wire::Response;
 
 /// How many events may wait. The core is far faster than its sources; a full inbox means that the
@@ -28,6 +31,9 @@ const INBOX_MAX: usize = 1_024;
 /// How many words to the guard may wait: more than a lease has heartbeats. A guard that is that far
 /// behind stands still, and what it has not heard counts for nothing.
 const GUARD_ORDERS_MAX: usize = 32;
+
+/// How long consensus may take to end: as long as a disk takes for one sync, on a bad day.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +77,31 @@ pub(super) struct Shared<E: NodeEnv> {
     pub(super) config: NodeConfig,
     pub(super) raft: RaftHandle<E>,
     pub(super) inbox: mpsc::Sender<Input<E>>,
+    /// Closed when the node ends. It never has a permit.
+    ended: Arc<Semaphore>,
+}
+
+/// Ends every task of the node when it goes.
+struct Ending(Arc<Semaphore>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl<E: NodeEnv> Shared<E> {
     /// Puts an event into the inbox. Where the loop has ended there is nobody left to tell.
     pub(super) async fn tell(&self, event: Event) {
         let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Starts a task that ends with the node: once that is over, it is dropped where it waits.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        drop(E::Rt::spawn(async move {
+            drop(select(pin!(ended.acquire()), pin!(task)).await);
+        }));
     }
 
     /// How to reach a member: by the control state, or by the founding list before there is one.
@@ -96,10 +121,15 @@ pub(super) struct Node<E: NodeEnv> {
     pub(super) shared: Arc<Shared<E>>,
     pub(super) waiting: BTreeMap<RequestId, Waiting<E>>,
     pub(super) guard_orders: mpsc::Sender<GuardOrder>,
+    pub(super) verb_orders: mpsc::Sender<VerbOrder>,
     next_request: u64,
 }
 
-/// Runs a node until it cannot go on. Dropping the future stops it at once, as a crash would.
+/// Runs a node until it cannot go on. Nothing of it is left when this returns.
+///
+/// Dropping the future ends every task of the node where it waits, and consensus, which has tasks
+/// of its own, once the last of them is gone. That is soon and not at once: only the end of the
+/// process is a crash.
 pub async fn run<E: NodeEnv>(
     env: E,
     config: NodeConfig,
@@ -115,25 +145,46 @@ pub async fn run<E: NodeEnv>(
         observer: observer.clone(),
     };
     let raft = RaftHandle::open(&env, options).await?;
-    let (inbox, mut events) = mpsc::channel(INBOX_MAX);
-    let mut core = Core::new(config.node, config.sabotage);
-    let shared = Arc::new(Shared { env, config, raft, inbox });
-    drop(E::Rt::spawn(serve::serve(shared.clone())));
-    drop(E::Rt::spawn(founding::found(shared.clone())));
-    drop(E::Rt::spawn(watch_raft(shared.clone())));
+    let (inbox, events) = mpsc::channel(INBOX_MAX);
+    let ended = Arc::new(Semaphore::new(0));
+    let ending = Ending(ended.clone());
+    let shared = Arc::new(Shared { env, config, raft, inbox, ended });
+    let error = live(&shared, events, &*observer).await;
+    drop(ending);
+    // A disk that hangs must not keep a node from ending.
+    let _ = E::Rt::timeout(SHUTDOWN_LIMIT, shared.raft.shutdown()).await;
+    Err(error)
+}
+
+/// The node's life, and what ended it.
+async fn live<E: NodeEnv>(
+    shared: &Arc<Shared<E>>,
+    mut events: mpsc::Receiver<Input<E>>,
+    observer: &dyn Observer,
+) -> RunError {
+    let mut core = Core::new(shared.config.node, shared.config.sabotage);
+    shared.spawn(serve::serve(shared.clone()));
+    shared.spawn(founding::found(shared.clone()));
+    shared.spawn(watch_raft(shared.clone()));
 
     let (guard_orders, orders) = mpsc::channel(GUARD_ORDERS_MAX);
-    drop(E::Rt::spawn(speak_to_guard(shared.clone(), orders)));
+    shared.spawn(speak_to_guard(shared.clone(), orders));
+    let (verb_orders, orders) = mpsc::channel(VERBS_MAX);
+    shared.spawn(drive_postgres(shared.clone(), orders));
 
     let waiting = BTreeMap::new();
-    let mut node = Node { shared: shared.clone(), waiting, guard_orders, next_request: 0 };
+    let mut node =
+        Node { shared: shared.clone(), waiting, guard_orders, verb_orders, next_request: 0 };
     let mut actions = Vec::new();
+    if is_another(shared, &shared.raft.control()) {
+        return other_cluster(shared, &shared.raft.control()).into();
+    }
     // What a restart must not forget comes first: the applied control state, then the guard.
-    node.step(&mut core, Event::Control(shared.raft.control()), &mut actions, &*observer).await;
+    node.step(&mut core, Event::Control(shared.raft.control()), &mut actions, observer).await;
     let armed = shared.env.guard().armed().await.ok().flatten();
-    node.step(&mut core, Event::Started { armed }, &mut actions, &*observer).await;
+    node.step(&mut core, Event::Started { armed }, &mut actions, observer).await;
     loop {
-        let event = match next_input(&shared, &mut events, &core).await {
+        let event = match next_input(shared, &mut events, &core).await {
             None | Some(Input::Event(Event::Wake)) => Event::Wake,
             Some(Input::Event(Event::Control(control)))
                 if control.version <= core.control().version =>
@@ -141,15 +192,28 @@ pub async fn run<E: NodeEnv>(
                 // Tasks race to bring the same news; the older ones are no news.
                 continue;
             }
+            Some(Input::Event(Event::Control(control))) if is_another(shared, &control) => {
+                return other_cluster(shared, &control).into();
+            }
             Some(Input::Event(event)) => event,
             Some(Input::Heartbeat { report, renew, reply }) => {
                 let request = node.wait_for(Waiting::Remote(reply));
                 Event::Heartbeat { request, report, renew }
             }
-            Some(Input::Fatal(error)) => return Err(error),
+            Some(Input::Fatal(error)) => return error,
         };
-        node.step(&mut core, event, &mut actions, &*observer).await;
+        node.step(&mut core, event, &mut actions, observer).await;
     }
+}
+
+/// Whether this member was admitted to a cluster that it is not meant for.
+fn is_another<E: NodeEnv>(shared: &Shared<E>, control: &ControlState) -> bool {
+    !control.cluster.is_empty() && control.cluster != shared.config.cluster
+}
+
+fn other_cluster<E: NodeEnv>(shared: &Shared<E>, control: &ControlState) -> FoundingError {
+    let (own, found) = (shared.config.cluster.clone(), control.cluster.clone());
+    FoundingError::OtherCluster { own, found }
 }
 
 async fn next_input<E: NodeEnv>(
@@ -208,7 +272,7 @@ async fn watch_raft<E: NodeEnv>(shared: Arc<Shared<E>>) {
         }
         if view.leads && ready != Some(view.term) {
             ready = Some(view.term);
-            drop(E::Rt::spawn(await_readiness(shared.clone(), view.term)));
+            shared.spawn(await_readiness(shared.clone(), view.term));
         }
         if !shared.raft.changed().await {
             let _ = shared.inbox.send(Input::Fatal(RunError::StoreFailed)).await;
@@ -232,7 +296,7 @@ async fn await_readiness<E: NodeEnv>(shared: Arc<Shared<E>>, term: Term) {
         if !view.leads || view.term != term {
             return;
         }
-        let heartbeat = std::time::Duration::from_millis(shared.config.raft_heartbeat_ms);
+        let heartbeat = Duration::from_millis(shared.config.raft_heartbeat_ms);
         E::Rt::sleep(heartbeat).await;
     }
 }

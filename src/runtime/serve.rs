@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft_rt::AsyncRuntime;
-
 use crate::control::Command;
 use crate::env::{Incoming, Network, ReplyTo};
 use crate::ha::{HeartbeatAnswer, Report};
@@ -26,13 +24,18 @@ type Arrived<E> =
 pub(super) async fn serve<E: NodeEnv>(shared: Arc<Shared<E>>) {
     let incarnation = shared.raft.incarnation();
     while let Some(incoming) = shared.env.network().accept(incarnation).await {
-        drop(E::Rt::spawn(answer(shared.clone(), incoming)));
+        shared.spawn(answer(shared.clone(), incoming));
     }
 }
 
 async fn answer<E: NodeEnv>(shared: Arc<Shared<E>>, incoming: Arrived<E>) {
     let Incoming { from, request, reply } = incoming;
     match request {
+        Request::Heartbeat { report, relayed, .. }
+            if !may_report(&shared, from, &report, relayed) =>
+        {
+            reply.send(Response::Refused(format!("{from} cannot report for {}", report.node)));
+        }
         Request::Heartbeat { report, renew, relayed } => {
             heartbeat(&shared, report, renew, relayed, reply).await;
         }
@@ -46,6 +49,16 @@ async fn answer<E: NodeEnv>(shared: Arc<Shared<E>>, incoming: Arrived<E>) {
         | Request::Snapshot { .. }
         | Request::TransferLeader(_)) => reply.send(shared.raft.serve(request).await),
     }
+}
+
+/// A member speaks for itself, and passes on what another said to it.
+fn may_report<E: NodeEnv>(
+    shared: &Shared<E>,
+    from: NodeId,
+    report: &Report,
+    relayed: bool,
+) -> bool {
+    if relayed { shared.raft.control().members.contains_key(&from) } else { report.node == from }
 }
 
 async fn heartbeat<E: NodeEnv>(
@@ -87,7 +100,7 @@ async fn hello<E: NodeEnv>(shared: &Shared<E>) -> Response<E::Rt> {
     let control = shared.raft.control();
     Response::Hello {
         incarnation: shared.raft.incarnation(),
-        cluster: control.cluster.clone(),
+        cluster: shared.config.cluster.clone(),
         initialised: shared.raft.is_initialised().await,
         members: control.members.iter().map(|(node, m)| (*node, m.incarnation)).collect(),
     }

@@ -71,7 +71,7 @@ pub enum Response<Rt: AsyncRuntime + Send + Sync> {
     Hello {
         /// The store that the member runs on.
         incarnation: Incarnation,
-        /// The cluster that it belongs to; empty before it was founded.
+        /// The cluster that it belongs to, or is configured to found or to join.
         cluster: String,
         /// Whether its consensus log was ever started.
         initialised: bool,
