@@ -4,6 +4,7 @@
     reason = "everybody else gets time, tasks and randomness from here"
 )]
 
+pub mod authority;
 mod clock;
 mod disk;
 mod entropy;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
@@ -112,11 +112,57 @@ pub(super) fn proves(shown: &CertificateDer<'_>, node: NodeId, cluster: &str) ->
     certificate.verify_is_valid_for_subject_name(&name).is_ok()
 }
 
+/// Whether the certificate in a file is that of `node`, from this authority, and good today: what
+/// the other members will ask of it, found out before they do.
+pub fn examine_certificate(
+    authority: &Path,
+    certificate: &Path,
+    node: NodeId,
+    cluster: &str,
+) -> Result<(), TlsError> {
+    let chain = certificates(certificate)?;
+    let roots = certificates(authority)?;
+    let (shown, between) = chain.split_first().expect("a file without one is refused");
+    for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
+        vouched_for(shown, between, &roots, usage).map_err(|error| {
+            let authority = authority.display();
+            wrong(certificate, format!("is not good under the authority {authority}: {error}"))
+        })?;
+    }
+    if !proves(shown, node, cluster) {
+        let name = member_name(node, cluster);
+        return Err(wrong(certificate, format!("is not that of this member, {name}")));
+    }
+    Ok(())
+}
+
+/// Whether one of the `roots` vouches for this certificate, today and for this use.
+pub(in crate::os) fn vouched_for(
+    shown: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'_>],
+    usage: webpki::KeyUsage,
+) -> Result<(), webpki::Error> {
+    let anchors: Result<Vec<_>, _> = roots.iter().map(webpki::anchor_from_trusted_cert).collect();
+    webpki::EndEntityCert::try_from(shown)?
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors?,
+            between,
+            UnixTime::now(),
+            usage,
+            None,
+            None,
+        )
+        .map(|_| ())
+}
+
 fn content(file: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(file).map_err(|error| wrong(file, format!("cannot be read: {error}")))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a PEM file, at least one.
+pub(in crate::os) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content(file)?).collect();
     let read = read.map_err(|error| wrong(file, format!("is no PEM file: {error}")))?;
     if read.is_empty() {

@@ -1,0 +1,123 @@
+//! The command line of a member: one file per verb.
+//!
+//! A verb is a struct of its arguments and a `run` that ends well or with a [`Failure`]. To add
+//! one, write its file, and name it in [`Verb`] and in [`Verb::run`]. What a verb does to the
+//! machine it has done by `os`; here are words in and words out.
+
+mod certs;
+mod check;
+mod configured;
+mod guard;
+mod init;
+mod version;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::BadConfig;
+
+/// A PostgreSQL cluster with exactly one writable primary: the node that runs on every member.
+#[derive(Parser)]
+#[command(name = "node", version, after_help = STATUS)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Write a commented configuration.
+    Init(init::Init),
+    /// Say whether a configuration is in order, and what it means.
+    Check(check::Check),
+    /// Make the certificates of a cluster.
+    Certs(certs::Certs),
+    /// End Postgres when its lease does. The node starts it by itself.
+    Guard(guard::Guard),
+    /// Print the version, and the formats of what members keep and send.
+    Version(version::Version),
+}
+
+/// What a stranger has to know before anything else.
+const STATUS: &str = "\
+This version holds the heart of pg_replica: the decisions (src/ha), the replicated control
+state, the consensus on disk, and a simulator that attacks all of it.
+It does not manage a real Postgres yet: it opens no port, starts no server, touches no data.
+
+See a cluster survive a partition, in simulation:
+    cargo run -p sim -- run scenarios/quorum-partitioned-primary.toml --trace
+Run its tests:
+    cargo test --features sim";
+
+/// How a verb ended that did not do what it was asked for.
+#[derive(Debug)]
+struct Failure {
+    sentence: String,
+    code: u8,
+}
+
+impl Failure {
+    /// What was asked for makes no sense, and another attempt needs other words.
+    fn input(sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), code: 2 }
+    }
+
+    /// The machine did not do it.
+    fn machine(sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), code: 1 }
+    }
+}
+
+impl From<BadConfig> for Failure {
+    fn from(bad: BadConfig) -> Self {
+        Self::input(bad.to_string())
+    }
+}
+
+impl Verb {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Init(verb) => verb.run(),
+            Self::Check(verb) => verb.run(),
+            Self::Certs(verb) => verb.run(),
+            Self::Guard(verb) => verb.run(),
+            Self::Version(verb) => verb.run(),
+        }
+    }
+}
+
+/// Does what the command line says: the whole of the program `node`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Some(verb) = Cli::parse().verb else {
+        eprintln!("There is nothing for `node` to run yet.\n\n{STATUS}");
+        return ExitCode::from(2);
+    };
+    match verb.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.sentence);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints to the standard output. Whoever has stopped reading does not want to know.
+fn say(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Cli::command().debug_assert();
+    }
+}

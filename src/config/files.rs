@@ -1,0 +1,341 @@
+//! A configuration on the disk, and the files that it names.
+//!
+//! The one file of this room that touches the disk. What it finds wrong there it tells at the line
+//! that names the file.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::os::net::{Certificates, TlsError, examine_certificate};
+
+use super::check;
+use super::entries::Overrides;
+use super::place::{BadConfig, Place};
+use super::{Config, read};
+
+/// Where a configuration is looked for when none is named.
+pub const FILES: [&str; 2] = ["./pg_replica.toml", "/etc/pg_replica/pg_replica.toml"];
+
+/// No configuration is longer than this.
+const FILE_MAX: u64 = 1 << 20;
+/// A token that is shorter can be guessed.
+const TOKEN_MIN: usize = 16;
+
+/// A configuration that is in order, with what its files hold.
+pub struct Loaded {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// What it says.
+    pub config: Config,
+    /// The certificates, where some are configured.
+    pub certificates: Option<Certificates>,
+    /// The token of the HTTP interface, where one is configured.
+    pub token: Option<Token>,
+}
+
+/// A secret: it is compared, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Whether `shown` is the token. How long it takes tells nothing about it but its length.
+    #[must_use]
+    pub fn is(&self, shown: &str) -> bool {
+        let pairs = self.0.bytes().zip(shown.bytes());
+        self.0.len() == shown.len() && pairs.fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Reads the configuration in `file`, or in the first of [`FILES`] that exists.
+pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Loaded, BadConfig> {
+    let file = match file {
+        Some(file) => file.to_owned(),
+        None => found()?,
+    };
+    let name = file.display().to_string();
+    let text = text_of(&file, FILE_MAX).map_err(|why| {
+        BadConfig::at(Place::File(name.clone()), format!("{why}; `node init` writes a new one"))
+    })?;
+    let config = read(&name, &text, overrides)?;
+    check::directories(&config, &real)?;
+    programs(&config)?;
+    if let Some(device) = config.watchdog.as_ref().filter(|device| !device.exists()) {
+        return Err(config.wrong(
+            "guard.watchdog",
+            format!(
+                "there is no `{}`; load a driver (`modprobe softdog` is one that needs no \
+                 hardware), or remove the line",
+                device.display()
+            ),
+        ));
+    }
+    let certificates = certificates(&config)?;
+    let token = token(&config)?;
+    Ok(Loaded { file, config, certificates, token })
+}
+
+fn found() -> Result<PathBuf, BadConfig> {
+    let found = FILES.iter().map(PathBuf::from).find(|file| file.exists());
+    found.ok_or_else(|| {
+        BadConfig::at(
+            Place::CommandLine,
+            format!(
+                "there is no configuration, neither {} nor {}; write one with `node init`, or \
+                 name one with `--config FILE`",
+                FILES[0], FILES[1]
+            ),
+        )
+    })
+}
+
+fn text_of(file: &Path, bytes_max: u64) -> Result<String, String> {
+    let opened = File::open(file).map_err(|error| format!("it cannot be opened ({error})"))?;
+    let mut bytes = Vec::new();
+    let read = opened.take(bytes_max + 1).read_to_end(&mut bytes);
+    read.map_err(|error| format!("it cannot be read ({error})"))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("it is longer than {bytes_max} bytes, and something else than meant"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line} is not UTF-8")
+    })
+}
+
+/// Where a path leads through links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        let Ok(there) = fs::canonicalize(ancestor) else { continue };
+        return match path.strip_prefix(ancestor) {
+            Ok(rest) if rest.as_os_str().is_empty() => there,
+            Ok(rest) => there.join(rest),
+            Err(_) => path.to_owned(),
+        };
+    }
+    path.to_owned()
+}
+
+fn programs(config: &Config) -> Result<(), BadConfig> {
+    let bin_dir = config.postgres.as_ref().and_then(|postgres| postgres.bin_dir.as_ref());
+    let Some(bin_dir) = bin_dir.filter(|bin_dir| !bin_dir.join("postgres").is_file()) else {
+        return Ok(());
+    };
+    Err(config.wrong(
+        "postgres.bin_dir",
+        format!(
+            "there is no program `postgres` in `{}`; correct the path, or remove the line to have \
+             the programs looked for",
+            bin_dir.display()
+        ),
+    ))
+}
+
+fn certificates(config: &Config) -> Result<Option<Certificates>, BadConfig> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let refuse = |error: TlsError| {
+        let named = |path: &Path| path.display().to_string();
+        let key = match &error {
+            TlsError::File { file, .. } if *file == named(&files.ca) => "tls.ca",
+            TlsError::File { file, .. } if *file == named(&files.key) => "tls.key",
+            TlsError::File { .. } | TlsError::Mismatch(_) => "tls.cert",
+        };
+        config.wrong(
+            key,
+            format!(
+                "{error}; `node certs --cluster {} --nodes {}` makes certificates",
+                config.cluster, config.node.0
+            ),
+        )
+    };
+    let certificates = Certificates::read(&files.ca, &files.cert, &files.key).map_err(refuse)?;
+    examine_certificate(&files.ca, &files.cert, config.node, &config.cluster).map_err(refuse)?;
+    closed(&files.key).map_err(|why| config.wrong("tls.key", why))?;
+    Ok(Some(certificates))
+}
+
+fn token(config: &Config) -> Result<Option<Token>, BadConfig> {
+    let Some(file) = &config.api.token_file else { return Ok(None) };
+    let text = text_of(file, FILE_MAX).map_err(|why| {
+        config.wrong(
+            "api.token_file",
+            format!(
+                "{}: {why}; write a token with `openssl rand -hex 32 > FILE`, and `chmod 600` it",
+                file.display()
+            ),
+        )
+    })?;
+    let token = text.trim();
+    if token.len() < TOKEN_MIN || token.contains(|letter: char| !letter.is_ascii_graphic()) {
+        return Err(config.wrong(
+            "api.token_file",
+            format!(
+                "{} holds no token, which is one line of {TOKEN_MIN} or more letters and digits; \
+                 write one with `openssl rand -hex 32`",
+                file.display()
+            ),
+        ));
+    }
+    closed(file).map_err(|why| config.wrong("api.token_file", why))?;
+    Ok(Some(Token(token.to_owned())))
+}
+
+/// Whether strangers on this machine are kept out of a file that holds a secret.
+fn closed(file: &Path) -> Result<(), String> {
+    let mode = fs::metadata(file).map(|found| found.permissions().mode()).unwrap_or_default();
+    if mode & 0o007 == 0 {
+        return Ok(());
+    }
+    Err(format!("every user of this machine can get at {}; run `chmod 600 {0}`", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use crate::ids::NodeId;
+    use crate::os::authority::{Wanted, provide};
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("config-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(folder.join("data")).unwrap();
+            Self(folder)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        fn write(&self, name: &str, text: impl AsRef<[u8]>, mode: u32) {
+            fs::write(self.path(name), text).unwrap();
+            fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        /// A configuration of member 1, with these lines at its end; `@` stands for the folder.
+        fn load(&self, lines: &str) -> Result<Loaded, BadConfig> {
+            let text = format!(
+                "cluster = \"main\"\nnode = 1\nstate_dir = \"@/state\"\n\
+                 members.1 = {{ peers = \"127.0.0.1:1\", postgres = \"127.0.0.1:2\" }}\n\
+                 postgres.data_dir = \"@/data\"\n{lines}\n"
+            );
+            self.write("node.toml", text.replace('@', &self.0.display().to_string()), 0o644);
+            load(Some(&self.path("node.toml")), &Overrides::default())
+        }
+
+        #[track_caller]
+        fn refuses(&self, lines: &str, line: usize, parts: &[&str]) {
+            let Err(bad) = self.load(lines) else { panic!("it was accepted") };
+            let said = bad.to_string();
+            assert!(said.contains(&format!("node.toml:{line}:")), "not in line {line}: {said}");
+            for part in parts {
+                assert!(said.contains(part), "no `{part}` in: {said}");
+            }
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const TLS: &str = "tls = { ca = \"@/t/ca.crt\", cert = \"@/t/n1.crt\", key = \"@/t/n1.key\" }";
+
+    fn certificates_for(folder: &Folder, cluster: &str) {
+        let wanted = Wanted {
+            cluster: cluster.into(),
+            nodes: vec![NodeId(1), NodeId(2)],
+            hosts: Vec::new(),
+            folder: folder.path("t"),
+        };
+        provide(&wanted).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_not_text_is_told() {
+        let folder = Folder::new("absent");
+        let said = |name: &str| {
+            let loaded = load(Some(&folder.path(name)), &Overrides::default());
+            loaded.err().expect("it was accepted").to_string()
+        };
+        assert!(said("none.toml").contains("cannot be opened"), "{}", said("none.toml"));
+        assert!(said("none.toml").contains("`node init`"));
+        assert!(said("data").contains("cannot be read"), "{}", said("data"));
+        folder.write("latin.toml", b"a = 1\nb = \"\xfc\"\n", 0o644);
+        assert!(said("latin.toml").contains("line 2 is not UTF-8"));
+        folder.write("long.toml", vec![b'#'; 2 << 20], 0o644);
+        assert!(said("long.toml").contains("longer than 1048576 bytes"));
+    }
+
+    #[test]
+    fn certificates_in_order_are_read_and_those_of_somebody_else_are_not() {
+        let folder = Folder::new("tls");
+        folder.refuses(TLS, 6, &["n1.crt", "cannot be read", "`node certs --cluster main"]);
+        certificates_for(&folder, "main");
+        assert!(folder.load(TLS).unwrap().certificates.is_some());
+        let other = TLS.replace("n1", "n2");
+        folder.refuses(&other, 6, &["n2.crt", "is not that of this member, n1.main.pg-replica"]);
+        folder.refuses(&TLS.replace("n1.key", "n2.key"), 6, &["do not fit together"]);
+        folder.refuses(&TLS.replace("ca.crt", "ca.key"), 6, &["ca.key", "holds no certificate"]);
+    }
+
+    #[test]
+    fn certificates_of_another_authority_are_told() {
+        let folder = Folder::new("foreign");
+        certificates_for(&folder, "main");
+        fs::rename(folder.path("t"), folder.path("old")).unwrap();
+        certificates_for(&folder, "main");
+        fs::copy(folder.path("old/ca.crt"), folder.path("t/ca.crt")).unwrap();
+        folder.refuses(TLS, 6, &["n1.crt", "is not good under the authority"]);
+    }
+
+    #[test]
+    fn a_secret_that_everybody_can_read_is_refused() {
+        let folder = Folder::new("secrets");
+        certificates_for(&folder, "main");
+        let key = folder.path("t/n1.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        folder.refuses(TLS, 6, &["every user of this machine", "chmod 600"]);
+        let line = "api.token_file = \"@/token\"";
+        folder.refuses(line, 6, &["token", "cannot be opened", "openssl rand"]);
+        folder.write("token", "0123456789abcdef\n", 0o644);
+        folder.refuses(line, 6, &["every user of this machine"]);
+        folder.write("token", "short\n", 0o600);
+        folder.refuses(line, 6, &["holds no token"]);
+        folder.write("token", "0123456789abcdef\n", 0o640);
+        let token = folder.load(line).unwrap().token.unwrap();
+        assert!(token.is("0123456789abcdef") && !token.is("0123456789abcdeF") && !token.is(""));
+        assert!(!format!("{token:?}").contains("0123"));
+    }
+
+    #[test]
+    fn programs_and_devices_that_are_not_there_are_told() {
+        let folder = Folder::new("machine");
+        folder.refuses("postgres.bin_dir = \"@/bin\"", 6, &["no program `postgres`", "looked for"]);
+        folder.refuses("guard.watchdog = \"@/dog\"", 6, &["there is no", "modprobe softdog"]);
+    }
+
+    #[test]
+    fn a_link_does_not_hide_the_data_directory() {
+        let folder = Folder::new("links");
+        symlink(folder.path("data"), folder.path("state")).unwrap();
+        folder.refuses("", 3, &["lies in the data directory"]);
+        fs::remove_file(folder.path("state")).unwrap();
+        assert!(folder.load("").is_ok());
+    }
+}
