@@ -38,6 +38,16 @@ impl Drop for Folder {
     }
 }
 
+/// Makes the password of the members, and has the configuration name it.
+fn put_secret(folder: &Folder, file: &str) {
+    let secret = folder.path("secret");
+    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let text = fs::read_to_string(file).expect("it was written");
+    let text = text.replace("/etc/pg_replica/tls/secret", &secret);
+    fs::write(file, text).expect("it can be written");
+}
+
 #[test]
 fn without_a_verb_it_says_what_it_cannot_do_and_what_to_run_instead() {
     let output = node(&[]);
@@ -84,6 +94,7 @@ fn a_first_configuration_is_written_once_and_passes_the_check() {
     assert_eq!(again.status.code(), Some(2));
     assert!(said(&again).contains("exists and is left as it is"), "{}", said(&again));
     assert_eq!(fs::read_to_string(&file).expect("it is there"), text);
+    put_secret(&folder, &file);
     let checked = node(&["check", "--config", &file]);
     assert!(checked.status.success(), "{}", said(&checked));
     for part in ["is in order", "shop, founded by n1", "n2, which keeps data", "127.0.0.1:7402"] {
@@ -123,6 +134,7 @@ fn variables_and_flags_stand_above_the_file() {
     let folder = Folder::new("above");
     let file = folder.path("node.toml");
     assert!(node(&["init", "--output", &file]).status.success());
+    put_secret(&folder, &file);
     let output = Command::new(env!("CARGO_BIN_EXE_node"))
         .args(["check", "--set", "settings.lease_ms=4000"])
         .env("PG_REPLICA_CONFIG", &file)

@@ -1,4 +1,5 @@
-//! `node certs`: a private authority for a cluster, and what it gives its members.
+//! `node certs`: a private authority for a cluster, what it gives its members, and the password
+//! that their servers know each other by.
 
 use std::path::PathBuf;
 
@@ -44,7 +45,7 @@ impl Certs {
             hosts,
             folder: self.out,
         };
-        let pairs = provide(&wanted).map_err(|error| match &error {
+        let provided = provide(&wanted).map_err(|error| match &error {
             AuthorityError::File { .. } | AuthorityError::Making(_) => {
                 Failure::machine(error.to_string())
             }
@@ -53,13 +54,13 @@ impl Certs {
             | AuthorityError::ForeignAuthority { .. }
             | AuthorityError::Host(_) => Failure::input(error.to_string()),
         })?;
-        for pair in pairs {
-            let how = if pair.kept { "kept" } else { "made" };
-            say(&format!("{how}  {}\n", pair.certificate.display()));
+        for one in provided {
+            let how = if one.kept { "kept" } else { "made" };
+            say(&format!("{how}  {}\n", one.file.display()));
         }
-        say("Each key lies beside its certificate. A member needs ca.crt and its own pair; \
-             operator.* is\nfor whoever gives orders. ca.key belongs in a safe place, and on no \
-             member.\n");
+        say("Each key lies beside its certificate. A member needs ca.crt, its own pair, and \
+             secret; operator.*\nis for whoever gives orders. ca.key belongs in a safe place, and \
+             on no member.\n");
         Ok(())
     }
 

@@ -40,6 +40,7 @@ fn understood(loaded: &Loaded) -> String {
     line("certificates", config.tls.as_ref().map_or("none".into(), ToString::to_string));
     if let Some(postgres) = &config.postgres {
         line("Postgres", format!("{} at {}", postgres.data_dir.display(), postgres.address));
+        line("", programs(loaded));
         for (name, value) in &postgres.parameters {
             line("", format!("{name} = {value}"));
         }
@@ -87,6 +88,18 @@ fn api(config: &Config) -> String {
         (Some(_), Some(_)) => "changes with a certificate of the cluster or the token",
     };
     format!("listening at {}, {changes}", config.api.listen)
+}
+
+/// The configuration may be meant for another machine than the one on which it is checked.
+fn programs(loaded: &Loaded) -> String {
+    match loaded.postgres_plan() {
+        Ok(Some(plan)) => {
+            let postgres = plan.installation.program("postgres");
+            format!("PostgreSQL {}, {}", plan.installation.major(), postgres.display())
+        }
+        Ok(None) => "not needed".into(),
+        Err(bad) => format!("not to be run on this machine: {}", bad.what),
+    }
 }
 
 fn settings(config: &Config) -> String {

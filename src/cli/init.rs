@@ -44,17 +44,15 @@ impl Init {
             }
             Failure::machine(format!("{output} cannot be written: {error}"))
         })?;
-        let mut said = format!("{output} is written.\n");
-        if config.tls.is_some() {
-            let nodes: Vec<String> = config.members.keys().map(|node| node.0.to_string()).collect();
-            said.push_str(&format!(
-                "Certificates for it: node certs --cluster {} --nodes {} --out DIR\n",
-                config.cluster,
-                nodes.join(",")
-            ));
-        }
-        said.push_str(&format!("See whether it is in order: node check --config {output}\n"));
-        say(&said);
+        let nodes: Vec<String> = config.members.keys().map(|node| node.0.to_string()).collect();
+        say(&format!(
+            "{output} is written.\n\
+             The certificates and the password that it names: \
+             node certs --cluster {} --nodes {} --out DIR\n\
+             Whether it is in order: node check --config {output}\n",
+            config.cluster,
+            nodes.join(",")
+        ));
         Ok(())
     }
 }

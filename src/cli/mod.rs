@@ -32,7 +32,7 @@ enum Verb {
     Init(init::Init),
     /// Say whether a configuration is in order, and what it means.
     Check(check::Check),
-    /// Make the certificates of a cluster.
+    /// Make the certificates of a cluster, and the password of its servers.
     Certs(certs::Certs),
     /// End Postgres when its lease does. The node starts it by itself.
     Guard(guard::Guard),

@@ -26,6 +26,9 @@ const OWN_PARAMETERS: &[&str] = &[
     "hba_file",
     "hot_standby",
     "ident_file",
+    "listen_addresses",
+    "log_destination",
+    "logging_collector",
     "port",
     "primary_conninfo",
     "primary_slot_name",
@@ -38,7 +41,7 @@ const OWN_PARAMETERS: &[&str] = &[
     "recovery_target_timeline",
     "recovery_target_xid",
     "synchronous_standby_names",
-    "wal_level",
+    "unix_socket_directories",
     "wal_log_hints",
 ];
 
@@ -111,6 +114,7 @@ pub(super) fn together(config: &Config) -> Checked {
     socket(config)?;
     timings(config)?;
     hba(config)?;
+    superuser(config)?;
     parameters(config)
 }
 
@@ -227,6 +231,7 @@ pub(super) fn directories(config: &Config, real: &dyn Fn(&Path) -> PathBuf) -> C
         ("tls.cert", tls.map(|tls| &tls.cert)),
         ("tls.key", tls.map(|tls| &tls.key)),
         ("api.token_file", config.api.token_file.as_ref()),
+        ("postgres.secret_file", Some(&postgres.secret_file)),
     ];
     for (key, path) in named {
         let Some(path) = path.filter(|path| plain(&real(path)).starts_with(&data)) else {
@@ -324,12 +329,31 @@ fn hba(config: &Config) -> Checked {
     Ok(())
 }
 
+fn superuser(config: &Config) -> Checked {
+    let name = config.postgres.as_ref().map_or("", |postgres| &postgres.superuser);
+    if !name.starts_with("pg_") {
+        return Ok(());
+    }
+    Err(config.wrong(
+        "postgres.superuser",
+        format!("PostgreSQL keeps names in `pg_` to itself; choose another one than `{name}`"),
+    ))
+}
+
 fn parameters(config: &Config) -> Checked {
+    let postgres = config.postgres.as_ref();
+    if postgres.and_then(|p| p.parameters.get("wal_level")).is_some_and(|w| w == "minimal") {
+        return Err(config.wrong(
+            "postgres.parameters.wal_level",
+            "with `minimal` nothing can be copied to a standby; write `replica` or `logical`",
+        ));
+    }
     let mut names = config.postgres.iter().flat_map(|postgres| postgres.parameters.keys());
     let Some(name) = names.find(|name| OWN_PARAMETERS.contains(&name.as_str())) else {
         return Ok(());
     };
     let remedy = match name.as_str() {
+        "listen_addresses" => "it is `listen` in `[postgres]`",
         "port" => "it is taken from this member's `postgres` address",
         "data_directory" => "it is `data_dir` in `[postgres]`",
         "synchronous_standby_names" => "it follows `mode` in `[settings]`",

@@ -40,6 +40,18 @@ impl Config {
         Identity { node: self.node, cluster: self.cluster.clone() }
     }
 
+    /// The folder of the node's own store, for `OsDisk`.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.state_dir.join("raft")
+    }
+
+    /// The folder of what the server needs besides its data directory.
+    #[must_use]
+    pub fn home_dir(&self) -> PathBuf {
+        self.state_dir.join("home")
+    }
+
     /// Where the guard listens.
     #[must_use]
     pub fn guard_socket(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::os::net::{Certificates, TlsError, examine_certificate};
+use crate::os::postgres::{Account, Installation, PostgresPlan, read_secret};
 
 use super::check;
 use super::entries::Overrides;
@@ -33,15 +34,17 @@ pub struct Loaded {
     /// The certificates, where some are configured.
     pub certificates: Option<Certificates>,
     /// The token of the HTTP interface, where one is configured.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
+    /// What the members' servers know each other by; a witness has none.
+    pub secret: Option<Secret>,
 }
 
-/// A secret: it is compared, and never shown.
+/// A secret: it is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Secret(String);
 
-impl Token {
-    /// Whether `shown` is the token. How long it takes tells nothing about it but its length.
+impl Secret {
+    /// Whether `shown` is the secret. How long it takes tells nothing about it but its length.
     #[must_use]
     pub fn is(&self, shown: &str) -> bool {
         let pairs = self.0.bytes().zip(shown.bytes());
@@ -49,9 +52,47 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Loaded {
+    /// What the server's keeper is told: `None` on a witness. This is where its programs are looked
+    /// for, and its account.
+    pub fn postgres_plan(&self) -> Result<Option<PostgresPlan>, BadConfig> {
+        let (Some(postgres), Some(secret)) = (&self.config.postgres, &self.secret) else {
+            return Ok(None);
+        };
+        let config = &self.config;
+        let installation = Installation::find(postgres.bin_dir.as_deref())
+            .map_err(|error| config.wrong("postgres.bin_dir", error.to_string()))?;
+        let account = rustix::process::geteuid().is_root().then(|| {
+            Account::named(&postgres.user).ok_or_else(|| {
+                config.wrong(
+                    "postgres.user",
+                    format!(
+                        "PostgreSQL refuses to run as root, and there is no user `{}`; make one, \
+                         or name another",
+                        postgres.user
+                    ),
+                )
+            })
+        });
+        Ok(Some(PostgresPlan {
+            node: config.node,
+            cluster: config.cluster.clone(),
+            installation,
+            data: postgres.data_dir.clone(),
+            home: config.home_dir(),
+            listen: postgres.listen.clone(),
+            port: postgres.address.port(),
+            account: account.transpose()?,
+            secret: secret.0.clone(),
+            access: postgres.hba.clone(),
+            parameters: postgres.parameters.clone(),
+        }))
     }
 }
 
@@ -79,8 +120,8 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Loaded, BadCon
         ));
     }
     let certificates = certificates(&config)?;
-    let token = token(&config)?;
-    Ok(Loaded { file, config, certificates, token })
+    let (token, secret) = (token(&config)?, secret(&config)?);
+    Ok(Loaded { file, config, certificates, token, secret })
 }
 
 fn found() -> Result<PathBuf, BadConfig> {
@@ -127,17 +168,13 @@ fn real(path: &Path) -> PathBuf {
 
 fn programs(config: &Config) -> Result<(), BadConfig> {
     let bin_dir = config.postgres.as_ref().and_then(|postgres| postgres.bin_dir.as_ref());
-    let Some(bin_dir) = bin_dir.filter(|bin_dir| !bin_dir.join("postgres").is_file()) else {
-        return Ok(());
-    };
-    Err(config.wrong(
-        "postgres.bin_dir",
-        format!(
-            "there is no program `postgres` in `{}`; correct the path, or remove the line to have \
-             the programs looked for",
-            bin_dir.display()
-        ),
-    ))
+    let Some(bin_dir) = bin_dir else { return Ok(()) };
+    Installation::find(Some(bin_dir)).map(|_| ()).map_err(|error| {
+        config.wrong(
+            "postgres.bin_dir",
+            format!("{error}; correct the path, or remove the line to have them looked for"),
+        )
+    })
 }
 
 fn certificates(config: &Config) -> Result<Option<Certificates>, BadConfig> {
@@ -163,7 +200,7 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, BadConfig> {
     Ok(Some(certificates))
 }
 
-fn token(config: &Config) -> Result<Option<Token>, BadConfig> {
+fn token(config: &Config) -> Result<Option<Secret>, BadConfig> {
     let Some(file) = &config.api.token_file else { return Ok(None) };
     let text = text_of(file, FILE_MAX).map_err(|why| {
         config.wrong(
@@ -186,7 +223,24 @@ fn token(config: &Config) -> Result<Option<Token>, BadConfig> {
         ));
     }
     closed(file).map_err(|why| config.wrong("api.token_file", why))?;
-    Ok(Some(Token(token.to_owned())))
+    Ok(Some(Secret(token.to_owned())))
+}
+
+fn secret(config: &Config) -> Result<Option<Secret>, BadConfig> {
+    let Some(postgres) = &config.postgres else { return Ok(None) };
+    let file = &postgres.secret_file;
+    let secret = read_secret(file).map_err(|error| {
+        config.wrong(
+            "postgres.secret_file",
+            format!(
+                "{}: {error}; `node certs` makes one, or write it with `openssl rand -hex 32`, \
+                 and copy it to every member",
+                file.display()
+            ),
+        )
+    })?;
+    closed(file).map_err(|why| config.wrong("postgres.secret_file", why))?;
+    Ok(Some(Secret(secret)))
 }
 
 /// Whether strangers on this machine are kept out of a file that holds a secret.
@@ -214,7 +268,9 @@ mod tests {
             let folder = std::env::temp_dir().join(format!("config-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir_all(folder.join("data")).unwrap();
-            Self(folder)
+            let folder = Self(folder);
+            folder.write("secret", "0123456789abcdef\n", 0o600);
+            folder
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -231,7 +287,7 @@ mod tests {
             let text = format!(
                 "cluster = \"main\"\nnode = 1\nstate_dir = \"@/state\"\n\
                  members.1 = {{ peers = \"127.0.0.1:1\", postgres = \"127.0.0.1:2\" }}\n\
-                 postgres.data_dir = \"@/data\"\n{lines}\n"
+                 postgres.data_dir = \"@/data\"\npostgres.secret_file = \"@/secret\"\n{lines}\n"
             );
             self.write("node.toml", text.replace('@', &self.0.display().to_string()), 0o644);
             load(Some(&self.path("node.toml")), &Overrides::default())
@@ -285,13 +341,13 @@ mod tests {
     #[test]
     fn certificates_in_order_are_read_and_those_of_somebody_else_are_not() {
         let folder = Folder::new("tls");
-        folder.refuses(TLS, 6, &["n1.crt", "cannot be read", "`node certs --cluster main"]);
+        folder.refuses(TLS, 7, &["n1.crt", "cannot be read", "`node certs --cluster main"]);
         certificates_for(&folder, "main");
         assert!(folder.load(TLS).unwrap().certificates.is_some());
         let other = TLS.replace("n1", "n2");
-        folder.refuses(&other, 6, &["n2.crt", "is not that of this member, n1.main.pg-replica"]);
-        folder.refuses(&TLS.replace("n1.key", "n2.key"), 6, &["do not fit together"]);
-        folder.refuses(&TLS.replace("ca.crt", "ca.key"), 6, &["ca.key", "holds no certificate"]);
+        folder.refuses(&other, 7, &["n2.crt", "is not that of this member, n1.main.pg-replica"]);
+        folder.refuses(&TLS.replace("n1.key", "n2.key"), 7, &["do not fit together"]);
+        folder.refuses(&TLS.replace("ca.crt", "ca.key"), 7, &["ca.key", "holds no certificate"]);
     }
 
     #[test]
@@ -301,7 +357,7 @@ mod tests {
         fs::rename(folder.path("t"), folder.path("old")).unwrap();
         certificates_for(&folder, "main");
         fs::copy(folder.path("old/ca.crt"), folder.path("t/ca.crt")).unwrap();
-        folder.refuses(TLS, 6, &["n1.crt", "is not good under the authority"]);
+        folder.refuses(TLS, 7, &["n1.crt", "is not good under the authority"]);
     }
 
     #[test]
@@ -310,13 +366,13 @@ mod tests {
         certificates_for(&folder, "main");
         let key = folder.path("t/n1.key");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-        folder.refuses(TLS, 6, &["every user of this machine", "chmod 600"]);
+        folder.refuses(TLS, 7, &["every user of this machine", "chmod 600"]);
         let line = "api.token_file = \"@/token\"";
-        folder.refuses(line, 6, &["token", "cannot be opened", "openssl rand"]);
+        folder.refuses(line, 7, &["token", "cannot be opened", "openssl rand"]);
         folder.write("token", "0123456789abcdef\n", 0o644);
-        folder.refuses(line, 6, &["every user of this machine"]);
+        folder.refuses(line, 7, &["every user of this machine"]);
         folder.write("token", "short\n", 0o600);
-        folder.refuses(line, 6, &["holds no token"]);
+        folder.refuses(line, 7, &["holds no token"]);
         folder.write("token", "0123456789abcdef\n", 0o640);
         let token = folder.load(line).unwrap().token.unwrap();
         assert!(token.is("0123456789abcdef") && !token.is("0123456789abcdeF") && !token.is(""));
@@ -324,10 +380,42 @@ mod tests {
     }
 
     #[test]
+    fn the_plan_for_the_server_holds_what_the_file_says() {
+        let folder = Folder::new("plan");
+        let loaded = folder.load("postgres.parameters.work_mem = \"8MB\"").unwrap();
+        assert!(loaded.secret.as_ref().unwrap().is("0123456789abcdef"));
+        // Whether there is a server on this machine is not for this test to ask.
+        match loaded.postgres_plan() {
+            Ok(plan) => {
+                let plan = plan.unwrap();
+                assert_eq!((plan.port, plan.listen.as_str()), (2, "127.0.0.1"));
+                assert_eq!(plan.home, folder.path("state/home"));
+                assert_eq!(plan.parameters["work_mem"], "8MB");
+            }
+            Err(bad) => assert!(bad.to_string().contains("node.toml: "), "{bad}"),
+        }
+    }
+
+    #[test]
+    fn a_missing_or_open_password_of_the_members_is_told_with_its_remedy() {
+        let folder = Folder::new("password");
+        folder.write("secret", "0123456789abcdef\n", 0o604);
+        folder.refuses("", 6, &["every user of this machine"]);
+        folder.write("secret", "geheim\n", 0o600);
+        folder.refuses("", 6, &["it holds no secret", "`node certs` makes one"]);
+        fs::remove_file(folder.path("secret")).unwrap();
+        folder.refuses("", 6, &["No such file", "copy it to every member"]);
+    }
+
+    #[test]
     fn programs_and_devices_that_are_not_there_are_told() {
         let folder = Folder::new("machine");
-        folder.refuses("postgres.bin_dir = \"@/bin\"", 6, &["no program `postgres`", "looked for"]);
-        folder.refuses("guard.watchdog = \"@/dog\"", 6, &["there is no", "modprobe softdog"]);
+        folder.refuses(
+            "postgres.bin_dir = \"@/bin\"",
+            7,
+            &["`postgres` cannot be run", "looked for"],
+        );
+        folder.refuses("guard.watchdog = \"@/dog\"", 7, &["there is no", "modprobe softdog"]);
     }
 
     #[test]

@@ -194,6 +194,20 @@ pub(crate) const KEYS: &[Key] = &[
         "The data directory; needed unless this member is a witness.",
     ),
     key(
+        "postgres.secret_file",
+        Path,
+        Open("\"/etc/pg_replica/tls/secret\""),
+        "A file with the password that the members' servers know each other by, the same on all \
+         of them; needed unless this member is a witness.",
+    ),
+    key(
+        "postgres.listen",
+        Text,
+        Open("\"10.0.0.1, 127.0.0.1\""),
+        "The addresses at which the server listens, if not at the host of its address in the list \
+         alone.",
+    ),
+    key(
         "postgres.bin_dir",
         Path,
         Open("\"/usr/lib/postgresql/15/bin\""),
@@ -209,7 +223,7 @@ pub(crate) const KEYS: &[Key] = &[
         "postgres.superuser",
         Text,
         Value("\"postgres\""),
-        "The database role with which a new cluster is made and the node connects.",
+        "The database role that owns a new cluster.",
     ),
     key(
         "postgres.hba",

@@ -31,7 +31,7 @@ use crate::ids::NodeId;
 
 pub use address::Address;
 pub use entries::Overrides;
-pub use files::{FILES, Loaded, Token, load};
+pub use files::{FILES, Loaded, Secret, load};
 pub use place::{BadConfig, Place};
 pub use read::read;
 pub use template::{Outline, template};
@@ -124,8 +124,12 @@ pub struct PostgresConfig {
     pub bin_dir: Option<PathBuf>,
     /// The user that runs it where the node is root.
     pub user: String,
-    /// The role with which a new cluster is made.
+    /// The role that owns a new cluster.
     pub superuser: String,
+    /// Where the password stands that the members' servers know each other by.
+    pub secret_file: PathBuf,
+    /// The addresses to listen at, as PostgreSQL writes them.
+    pub listen: String,
     /// Where other members and clients reach it; its port is the one to listen at.
     pub address: Address,
     /// Lines for `pg_hba.conf`.

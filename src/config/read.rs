@@ -123,6 +123,8 @@ fn postgres(entries: &Entries, me: &MemberConfig) -> Result<Option<PostgresConfi
         bin_dir: entries.text("postgres.bin_dir").map(PathBuf::from),
         user: entries.need("postgres.user")?,
         superuser: entries.need("postgres.superuser")?,
+        secret_file: PathBuf::from(entries.need("postgres.secret_file")?),
+        listen: entries.text("postgres.listen").unwrap_or_else(|| address.host().to_owned()),
         address,
         hba: entries.lines("postgres.hba"),
         parameters: parameters.collect(),

@@ -64,6 +64,7 @@ impl Outline {
             ("state_dir".to_owned(), format!("\"/var/lib/pg_replica/{cluster}-n{node}\"")),
             ("postgres.data_dir".to_owned(), format!("\"/var/lib/postgresql/{cluster}-n{node}\"")),
         ]);
+        values.insert("postgres.secret_file".into(), "\"/etc/pg_replica/tls/secret\"".into());
         if self.joins() {
             values.insert("join".into(), "true".into());
         }
@@ -101,7 +102,10 @@ pub fn template(outline: &Outline) -> String {
         text.push('\n');
         comment(&mut text, about);
         if *section == "members.N" {
-            for number in outline.members() {
+            for (at, number) in outline.members().into_iter().enumerate() {
+                if at > 0 {
+                    text.push('\n');
+                }
                 write_section(&mut text, &format!("members.{number}"), section, &values);
             }
         } else {
@@ -142,9 +146,6 @@ fn write_section(text: &mut String, name: &str, pattern: &str, values: &BTreeMap
             }
             (None, Absent::Open(_) | Absent::Value(_) | Absent::Wrong(_)) => {}
         }
-    }
-    if pattern == "members.N" {
-        text.push('\n');
     }
 }
 

@@ -1,8 +1,9 @@
 //! The private authority of a cluster, and the certificates that it gives.
 //!
-//! A folder holds the authority's own certificate and key, a pair for every member, and one for
-//! whoever operates the cluster. What is there is kept, so that a member which is added later gets
-//! its certificate from the same authority. Nothing is ever overwritten.
+//! A folder holds the authority's own certificate and key, a pair for every member, one for whoever
+//! operates the cluster, and the password that the members' servers know each other by. What is
+//! there is kept, so that a member which is added later gets its certificate from the same
+//! authority. Nothing is ever overwritten.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -15,8 +16,10 @@ use rcgen::{
 };
 use rustls::pki_types::ServerName;
 
+use crate::env::Entropy;
 use crate::ids::NodeId;
 
+use super::OsEntropy;
 use super::net::{
     Certificates, TlsError, certificates, examine_certificate, member_name, vouched_for,
 };
@@ -37,11 +40,11 @@ pub struct Wanted {
     pub folder: PathBuf,
 }
 
-/// A pair of files.
+/// A file that is there now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
-    /// The certificate; its key lies beside it.
-    pub certificate: PathBuf,
+pub struct Provided {
+    /// A certificate, whose key lies beside it, or the password of the members.
+    pub file: PathBuf,
     /// Whether it was there already.
     pub kept: bool,
 }
@@ -98,13 +101,13 @@ pub enum AuthorityError {
 }
 
 /// Makes what is missing, the authority first, and says of each pair whether it was there.
-pub fn provide(wanted: &Wanted) -> Result<Vec<Pair>, AuthorityError> {
+pub fn provide(wanted: &Wanted) -> Result<Vec<Provided>, AuthorityError> {
     let hosts = wanted.hosts.iter().map(|(node, host)| Ok((*node, host_name(host)?)));
     let hosts = hosts.collect::<Result<Vec<_>, AuthorityError>>()?;
     let folder = &wanted.folder;
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(about(folder))?;
     let (issuer, authority) = authority(wanted)?;
-    let mut pairs = vec![authority];
+    let mut provided = vec![authority];
     for node in &wanted.nodes {
         let mut names = vec![dns(&member_name(*node, &wanted.cluster))?];
         let own = hosts.iter().filter(|(whose, _)| whose.is_none_or(|whose| whose == *node));
@@ -115,22 +118,34 @@ pub fn provide(wanted: &Wanted) -> Result<Vec<Pair>, AuthorityError> {
             issue(&issuer, &member_name(*node, &wanted.cluster), names, purposes)
         })?;
         if pair.kept {
-            let (ca, certificate) = (folder.join("ca.crt"), &pair.certificate);
+            let (ca, certificate) = (folder.join("ca.crt"), &pair.file);
             Certificates::read(&ca, certificate, &certificate.with_extension("key"))?;
             examine_certificate(&ca, certificate, *node, &wanted.cluster)?;
         }
-        pairs.push(pair);
+        provided.push(pair);
     }
     let operator = format!("operator.{}{OWN_DOMAIN}", wanted.cluster);
-    pairs.push(pair(folder, "operator", || {
+    provided.push(pair(folder, "operator", || {
         let purposes = vec![ExtendedKeyUsagePurpose::ClientAuth];
         issue(&issuer, &operator, vec![dns(&operator)?], purposes)
     })?);
-    Ok(pairs)
+    provided.push(password(folder)?);
+    Ok(provided)
+}
+
+/// The password that the members' servers know each other by, found or made.
+fn password(folder: &Path) -> Result<Provided, AuthorityError> {
+    let file = folder.join("secret");
+    let kept = file.exists();
+    if !kept {
+        let text: String = (0..4).map(|_| format!("{:016x}", OsEntropy.next_u64())).collect();
+        write_new(&file, &format!("{text}\n"), 0o600).map_err(about(&file))?;
+    }
+    Ok(Provided { file, kept })
 }
 
 /// The authority, found or made.
-fn authority(wanted: &Wanted) -> Result<(Issuer<'static, KeyPair>, Pair), AuthorityError> {
+fn authority(wanted: &Wanted) -> Result<(Issuer<'static, KeyPair>, Provided), AuthorityError> {
     let mut params = CertificateParams::default();
     // Found again by this name: the certificates that it gave say who gave them.
     let name = format!("authority of the cluster {}", wanted.cluster);
@@ -141,16 +156,16 @@ fn authority(wanted: &Wanted) -> Result<(Issuer<'static, KeyPair>, Pair), Author
         let key = KeyPair::generate()?;
         Ok((params.self_signed(&key)?, key))
     })?;
-    let key_file = pair.certificate.with_extension("key");
+    let key_file = pair.file.with_extension("key");
     let key = fs::read_to_string(&key_file).map_err(about(&key_file))?;
     let issuer = Issuer::new(params, KeyPair::from_pem(&key)?);
     // A probe tells whether the key, the name and the certificate that lies there fit together.
     let purposes = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let (probe, _) = issue(&issuer, "probe", vec![dns("probe")?], purposes)?;
-    let roots = certificates(&pair.certificate)?;
+    let roots = certificates(&pair.file)?;
     vouched_for(probe.der(), &[], &roots, webpki::KeyUsage::client_auth()).map_err(|error| {
         AuthorityError::ForeignAuthority {
-            file: pair.certificate.clone(),
+            file: pair.file.clone(),
             cluster: wanted.cluster.clone(),
             why: error.to_string(),
         }
@@ -181,11 +196,11 @@ fn pair(
     folder: &Path,
     name: &str,
     make: impl FnOnce() -> Result<(Certificate, KeyPair), AuthorityError>,
-) -> Result<Pair, AuthorityError> {
+) -> Result<Provided, AuthorityError> {
     let certificate = folder.join(format!("{name}.crt"));
     let key = folder.join(format!("{name}.key"));
     match (certificate.exists(), key.exists()) {
-        (true, true) => return Ok(Pair { certificate, kept: true }),
+        (true, true) => return Ok(Provided { file: certificate, kept: true }),
         (true, false) => return Err(AuthorityError::Half { present: certificate, absent: key }),
         (false, true) => return Err(AuthorityError::Half { present: key, absent: certificate }),
         (false, false) => {}
@@ -197,7 +212,7 @@ fn pair(
         let _ = fs::remove_file(&key);
         AuthorityError::File { file: certificate.clone(), cause }
     })?;
-    Ok(Pair { certificate, kept: false })
+    Ok(Provided { file: certificate, kept: false })
 }
 
 /// Writes a file that was not there, so that it survives a power loss.
@@ -234,6 +249,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::os::postgres::read_secret;
 
     struct Folder(PathBuf);
 
@@ -271,10 +287,11 @@ mod tests {
     fn a_member_gets_a_certificate_that_the_others_believe_and_no_other_members() {
         let folder = Folder::new("authority-members");
         let pairs = provide(&folder.wanted("main", &[1, 2])).unwrap();
-        assert_eq!(pairs.len(), 4);
+        assert_eq!(pairs.len(), 5);
         assert!(pairs.iter().all(|pair| !pair.kept));
         read(&folder.0, 1).unwrap();
         read(&folder.0, 2).unwrap();
+        read_secret(&folder.0.join("secret")).unwrap();
         let (ca, one) = (folder.0.join("ca.crt"), folder.0.join("n1.crt"));
         let why = examine_certificate(&ca, &one, NodeId(2), "main").unwrap_err().to_string();
         assert!(why.contains("not that of this member, n2.main.pg-replica"), "{why}");
@@ -302,7 +319,7 @@ mod tests {
     fn keys_are_for_their_owner_alone() {
         let folder = Folder::new("authority-modes");
         provide(&folder.wanted("main", &[1])).unwrap();
-        for key in ["ca.key", "n1.key", "operator.key"] {
+        for key in ["ca.key", "n1.key", "operator.key", "secret"] {
             let mode = fs::metadata(folder.0.join(key)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
@@ -315,7 +332,7 @@ mod tests {
         let before = fs::read(folder.0.join("n1.crt")).unwrap();
         let pairs = provide(&folder.wanted("main", &[1, 4])).unwrap();
         let kept: Vec<bool> = pairs.iter().map(|pair| pair.kept).collect();
-        assert_eq!(kept, [true, true, false, true]);
+        assert_eq!(kept, [true, true, false, true, true]);
         assert_eq!(fs::read(folder.0.join("n1.crt")).unwrap(), before);
         read(&folder.0, 4).unwrap();
     }

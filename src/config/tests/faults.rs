@@ -60,7 +60,11 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     let said = fault("priority", "priorities");
     says(&said, "priorities", &["`members.2.priorities`", "did you mean", "`members.2.prio"]);
     let said = fault("hba =", "pg_hba_file =");
-    says(&said, "pg_hba_file", &["known are data_dir, bin_dir, user, superuser, hba"]);
+    says(
+        &said,
+        "pg_hba_file",
+        &["known are data_dir, secret_file, listen, bin_dir, user, superuser, hba"],
+    );
     says(&fault("[postgres]", "[postgress]"), "[postgress]", &["did you mean `postgres`?"]);
     says(&fault("[postgres]", "[etcd]"), "[etcd]", &["`etcd` means nothing", "cluster"]);
 }
@@ -109,6 +113,8 @@ fn a_missing_key_is_told_with_the_line_to_write() {
     says(&said, "", &["`cluster` is missing", "`cluster = \"main\"`", "first section"]);
     let said = fault("data_dir = \"/var/lib/postgresql/main\"\n", "");
     says(&said, "[postgres]", &["`postgres.data_dir` is missing", "below `[postgres]`"]);
+    let said = fault("secret_file = \"/etc/pg_replica/secret\"\n", "");
+    says(&said, "[postgres]", &["`postgres.secret_file` is missing", "below `[postgres]`"]);
     let said = fault("peers = \"127.0.0.1:7402\"\n", "");
     says(&said, "[members.2]", &["`members.2.peers` is missing", "below `[members.2]`"]);
     let said = fault("postgres = \"127.0.0.1:5434\"\n", "");
@@ -261,11 +267,21 @@ fn a_line_for_the_host_based_access_begins_as_one() {
 }
 
 #[test]
+fn a_superuser_that_postgres_would_refuse_is_refused() {
+    let said = fault("hba =", "superuser = \"pg_admin\"\nhba =");
+    says(&said, "superuser", &["names in `pg_` to itself"]);
+}
+
+#[test]
 fn a_parameter_that_the_node_sets_itself_is_refused() {
     let said = fault("shared_buffers = \"256MB\"", "port = 5432");
     says(&said, "port =", &["the node sets `port` itself", "`postgres` address"]);
     let said = fault("shared_buffers = \"256MB\"", "Synchronous_Standby_Names = \"*\"");
     says(&said, "Synch", &["`synchronous_standby_names` itself", "remove the line"]);
+    let said = fault("shared_buffers = \"256MB\"", "listen_addresses = \"*\"");
+    says(&said, "listen_addresses", &["it is `listen` in `[postgres]`"]);
+    let said = fault("shared_buffers = \"256MB\"", "wal_level = \"minimal\"");
+    says(&said, "wal_level", &["nothing can be copied", "`replica` or `logical`"]);
     let said = fault("shared_buffers = \"256MB\"", "\"a b\" = 1");
     says(&said, "\"a b\"", &["cannot be the name of a Postgres parameter"]);
     let said = fault("shared_buffers = \"256MB\"", "timezone = \"UTC\"");

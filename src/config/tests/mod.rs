@@ -32,6 +32,7 @@ peers = "127.0.0.1:7403"
 
 [postgres]
 data_dir = "/var/lib/postgresql/main"
+secret_file = "/etc/pg_replica/secret"
 hba = ["host all all 10.0.0.0/8 scram-sha-256"]
 
 [postgres.parameters]
@@ -141,7 +142,7 @@ fn a_node_that_joins_says_where_it_is_and_founds_nothing() {
         state_dir = "/s"
         join = true
         members.4 = { peers = "127.0.0.1:7404", postgres = "127.0.0.1:5436" }
-        postgres.data_dir = "/d"
+        postgres = { data_dir = "/d", secret_file = "/p" }
     "#;
     let config = read_text(text).unwrap();
     assert!(config.node_config().founding.is_empty());
@@ -200,6 +201,7 @@ fn a_configuration_may_consist_of_variables_alone() {
         ("PG_REPLICA_MEMBERS_1_PEERS", "127.0.0.1:7401"),
         ("PG_REPLICA_MEMBERS_1_POSTGRES", "127.0.0.1:5433"),
         ("PG_REPLICA_POSTGRES_DATA_DIR", "/d"),
+        ("PG_REPLICA_POSTGRES_SECRET_FILE", "/p"),
     ];
     let config = read("/dev/null", "", &overrides(&variables, &[]).unwrap()).unwrap();
     assert!(config.warnings()[0].contains("survives no failure"));
