@@ -49,8 +49,8 @@ const OWN_PARAMETERS: &[&str] = &[
 const HBA_STARTS: &[&str] =
     &["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc", "#"];
 
-/// The longest path of a socket that every Unix takes, its end included.
-const SOCKET_PATH_MAX: usize = 104;
+/// The longest path of a socket that the system takes.
+const SOCKET_PATH_MAX: usize = 107;
 
 type Checked = Result<(), BadConfig>;
 
@@ -256,16 +256,20 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 fn socket(config: &Config) -> Checked {
-    let socket = config.guard_socket();
-    if socket.as_os_str().len() < SOCKET_PATH_MAX {
+    let guards = config.guard_socket();
+    let server = config.postgres.as_ref().map(|postgres| {
+        config.home_dir().join(format!("socket/.s.PGSQL.{}", postgres.address.port()))
+    });
+    let socket = server.into_iter().chain([guards]).max_by_key(|socket| socket.as_os_str().len());
+    let length = socket.map_or(0, |socket| socket.as_os_str().len());
+    if length <= SOCKET_PATH_MAX {
         return Ok(());
     }
     Err(config.wrong(
         "state_dir",
         format!(
-            "a socket in it would have a path of {} bytes, and {SOCKET_PATH_MAX} is the most that \
-             the system takes; choose a shorter `state_dir`",
-            socket.as_os_str().len() + 1
+            "a socket in it would have a path of {length} bytes, and {SOCKET_PATH_MAX} is the most \
+             that the system takes; choose a shorter `state_dir`"
         ),
     ))
 }

@@ -242,8 +242,10 @@ fn nothing_that_must_last_lies_in_the_data_directory() {
 
 #[test]
 fn a_state_directory_that_no_socket_fits_into_is_refused() {
-    let said = fault("/var/lib/pg_replica", &format!("/{}", "a".repeat(95)));
-    says(&said, "state_dir", &["a path of 108 bytes", "104", "shorter `state_dir`"]);
+    let said = fault("/var/lib/pg_replica", &format!("/{}", "a".repeat(81)));
+    says(&said, "state_dir", &["a path of 108 bytes", "107", "shorter `state_dir`"]);
+    let text = GOOD.replace("/var/lib/pg_replica", &format!("/{}", "a".repeat(80)));
+    assert!(read_text(&text).is_ok());
 }
 
 #[test]
