@@ -5,7 +5,14 @@
 use std::time::Duration;
 
 use madsim::runtime::Runtime;
+use openraft::EntryPayload;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::type_config::alias::{EntryOf, LogIdOf};
+use openraft_rt_tokio::TokioRuntime;
 use pg_replica::env::Disk;
+use pg_replica::ids::{Incarnation, NodeId};
+use pg_replica::runtime::raft::{OpenError, Store, StoreOwner, TypeConfig};
+use pg_replica::sabotage::Sabotage;
 use redb::{ReadableDatabase, StorageBackend};
 use sim::clock::{sleep, true_now};
 use sim::disk::SimDisk;
@@ -194,6 +201,53 @@ fn the_embedded_store_keeps_every_commit_that_returned_across_power_losses() {
                 disk.power_loss();
                 drop(database);
             }
+        });
+    }
+}
+
+/// A failed sync leaves the page cache ahead of the disk for good: a store that read the cache and
+/// built upon it would lose its footing with the next power loss.
+#[test]
+fn a_store_does_not_build_on_what_a_failed_sync_left_in_the_page_cache() {
+    type C = TypeConfig<TokioRuntime>;
+    async fn open(disk: &SimDisk) -> Result<Store<SimDisk>, OpenError> {
+        let (node, fresh) = (NodeId(1), Incarnation(1));
+        let owner = StoreOwner { node, cluster: "blue".into(), fresh };
+        Ok(Store::open(disk, owner, Sabotage::NONE).await?.0)
+    }
+    /// Appends the next `count` entries and returns how many the log has then.
+    async fn append(store: &mut Store<SimDisk>, count: u64) -> std::io::Result<u64> {
+        let state = RaftLogStorage::<C>::get_log_state(store).await?;
+        let next = state.last_log_id.map_or(0, |last| last.index + 1);
+        let entry = |index| EntryOf::<C> {
+            log_id: LogIdOf::<C>::new_term_index(1, index),
+            payload: EntryPayload::Blank,
+        };
+        let entries: Vec<_> = (next..next + count).map(entry).collect();
+        RaftLogStorage::<C>::append(store, entries, IOFlushed::noop()).await?;
+        Ok(next + count)
+    }
+    for seed in 0..40 {
+        simulate(seed, async |disk| {
+            let mut store = open(&disk).await.unwrap();
+            append(&mut store, 300).await.unwrap();
+            for _ in 0..3 {
+                disk.set_failing(false, true);
+                append(&mut store, 200).await.unwrap_err();
+                drop(store);
+                disk.process_crash();
+                // While the disk fails, nothing is opened and nothing is made worse.
+                open(&disk).await.unwrap_err();
+                disk.heal();
+                store = open(&disk).await.unwrap();
+            }
+            let written = append(&mut store, 100).await.unwrap();
+            drop(store);
+            disk.power_loss();
+            let mut store =
+                open(&disk).await.unwrap_or_else(|cause| panic!("seed {seed}: {cause}"));
+            let found = RaftLogReader::<C>::try_get_log_entries(&mut store, ..).await.unwrap();
+            assert_eq!(found.len() as u64, written, "seed {seed}");
         });
     }
 }

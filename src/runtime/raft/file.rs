@@ -1,7 +1,10 @@
 //! The file beneath the store: what may be written to it, and what is looked at before.
 //!
 //! A file is judged on a copy in memory first. Only one that is sound, ours and of a known format
-//! is opened for writing, so that whatever is refused stays as it was found. After that every
+//! is opened for writing, so that whatever is refused stays as it was found. What was judged is
+//! what the page cache shows; a sync that failed in an earlier life leaves the disk behind it, and
+//! no later sync would tell. So the file is written again as it was read and synced before anything
+//! is built on it: as long as the disk fails, the file is not opened. After that every
 //! write belongs to a transaction: between transactions, and while the process goes down, the gate
 //! is shut, and a stop of any kind looks the same as a crash to the next start.
 
@@ -85,11 +88,26 @@ pub(super) fn open<F: StorageBackend>(file: F, new: bool, gate: &Gate) -> io::Re
     gate.pass(move || {
         if new {
             gated.set_len(0).map_err(redb::StorageError::from)?;
+        } else {
+            write_again(&gated).map_err(redb::StorageError::from)?;
         }
         let mut builder = redb::Builder::new();
         builder.set_cache_size(CACHE_BYTES);
         builder.create_with_backend(gated).map_err(DatabaseError::into)
     })
+}
+
+/// Makes what the page cache shows durable, whatever became of the syncs before.
+fn write_again(file: &impl StorageBackend) -> io::Result<()> {
+    const PIECE: u64 = 64 * 1024;
+    let length = file.len()?;
+    for offset in (0..length).step_by(PIECE as usize) {
+        let piece = PIECE.min(length - offset);
+        let mut bytes = vec![0; usize::try_from(piece).map_err(io::Error::other)?];
+        file.read(offset, &mut bytes)?;
+        file.write(offset, &bytes)?;
+    }
+    file.sync_data()
 }
 
 /// Runs `work` and turns a panic into an error.
