@@ -45,6 +45,7 @@ saboteurs! {
     AdmitBeforeTailConfirmed,
     SettleBeforeTailConfirmed,
     SettleByALateReport,
+    DegradeWhenStandbysMissing,
     RenewAfterVacate,
     ForgetAppliedState,
     AcceptWipedVoter,

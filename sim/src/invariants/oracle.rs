@@ -176,6 +176,9 @@ impl Oracle {
             inner.durability.became_primary(at, server, epoch, rows, &mut inner.findings);
             inner.bounded_loss.count(at, server, epoch, rows, &mut inner.findings);
         }
+        if settled {
+            inner.durability.finish(at, &mut inner.findings);
+        }
         inner.answers.finish(at, settled, &mut inner.findings);
     }
 
@@ -277,8 +280,7 @@ impl Inner {
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
         self.membership.acknowledged(ack, lease_until, findings);
-        Durability::confirmed(ack, &self.newest, findings);
-        self.durability.acknowledged(ack);
+        self.durability.acknowledged(ack, findings);
         if !overlaps {
             self.bounded_loss.acknowledged(ack);
         }
