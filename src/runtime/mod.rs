@@ -15,7 +15,7 @@ pub mod raft;
 mod serve;
 pub mod wire;
 
-pub use config::{FoundingMember, NodeConfig};
+pub use config::{FoundingMember, NodeConfig, SNAPSHOT_EVERY};
 pub use founding::FoundingError;
 pub use node::{RunError, run};
 pub use observer::{Observer, Unobserved};

@@ -29,7 +29,9 @@ pub use fault::{
     Answer, DiskFlaw, Fault, LinkFlaw, Links, Order, Ports, PostgresFlaw, Process, Shape,
 };
 pub use guarantee::unpromised;
-pub use plan::{Bounds, Cluster, EndPrimary, Expect, FORMAT, Plan, PlanEvent, Workload, fnv1a};
+pub use plan::{
+    Bounds, Cluster, EndPrimary, Expect, FORMAT, Overlap, Plan, PlanEvent, Workload, fnv1a,
+};
 pub use read::{Document, read, read_file};
 pub use swarm::Profile;
 pub use target::{Roles, Side, Target};

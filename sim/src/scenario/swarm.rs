@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use pg_replica::control::Mode;
 
+use crate::invariants::GUARD_WAKES_WITHIN;
 use crate::streams::{Concern, Stream, Streams};
 
-use super::guarantee::unpromised;
-use super::plan::{Bounds, Plan, PlanEvent};
+use super::guarantee::{may_be_caught, unpromised};
+use super::plan::{Bounds, Overlap, Plan, PlanEvent};
 use super::read::{bounds, check_size, check_target};
 use super::read_event::{Known, mode_named, read_event};
 use super::text::{
@@ -51,6 +52,7 @@ impl Profile {
         let draw = Streams::new(seed).stream(Concern::Plan);
         let mut plan = self.base.clone();
         plan.seed = seed;
+        plan.drawn = true;
         plan.cluster.nodes = *draw.pick(&self.nodes);
         plan.cluster.witnesses = *draw.pick(&self.witnesses);
         plan.cluster.mode = *draw.pick(&self.modes);
@@ -71,6 +73,9 @@ impl Profile {
             }
         }
         plan.events.sort_by_key(|event| event.at);
+        if may_be_caught(&plan) {
+            plan.expect.overlap = Overlap::AtMost(GUARD_WAKES_WITHIN);
+        }
         plan
     }
 
@@ -225,7 +230,7 @@ fn read_entry(mut fields: Fields<'_>) -> Result<Entry, BadInput> {
 /// Adds the event, unless one writer would not be promised any more: then a violation would mean
 /// nothing. A dash of the guarantee is a scenario's business.
 fn keep_if_promised(plan: &mut Plan, event: PlanEvent) {
-    if plan.cluster.mode == Mode::Async && check_target(&event, plan).is_err() {
+    if check_target(&event, plan).is_err() {
         return;
     }
     plan.events.push(event);
