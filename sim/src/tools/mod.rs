@@ -69,6 +69,7 @@ pub(crate) struct Seeds {
 /// Carries out the command line; `runner` makes the runs.
 #[must_use]
 pub fn main(runner: Runner) -> ExitCode {
+    end_when_nobody_listens();
     let ended = match Cli::parse().verb {
         Verb::Run(args) => runs::run(runner, &args),
         Verb::Sweep(args) => sweep::sweep(runner, &args),
@@ -86,6 +87,19 @@ pub fn main(runner: Runner) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A reader that has seen enough (`sim list | head`) closes the pipe. That is no failure of ours:
+/// the program ends, in silence, instead of panicking over the line that it cannot print.
+fn end_when_nobody_listens() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        before(panic);
+    }));
 }
 
 impl Seeds {
