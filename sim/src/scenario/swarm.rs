@@ -249,6 +249,12 @@ fn name_members(drawn: &mut BTreeMap<String, (Span, Value)>, draw: &Stream, know
         }
     }
     add_number(drawn, known);
+    // A range across zero holds the one rate that is no fault.
+    if let Some((_, ppm)) = drawn.get_mut("ppm")
+        && ppm.item == Item::Whole(0)
+    {
+        ppm.item = Item::Whole(1);
+    }
 }
 
 fn add_number(drawn: &mut BTreeMap<String, (Span, Value)>, known: &Known) {
