@@ -54,6 +54,7 @@ saboteurs! {
     LagAcrossTimelines,
     OneSignalIsEnough,
     RepeatOrders,
+    DropOrders,
     CommitFenceNeverLooks,
     InitialiseOverRecord,
     FoundOverData,

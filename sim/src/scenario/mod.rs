@@ -8,11 +8,6 @@
 //! Reading is strict. What is not known, not used or not possible is an error with a line and a
 //! column, because a fault that silently does nothing proves nothing.
 
-#![allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "a reader wants one kind of value, and refuses or passes over every other"
-)]
-
 mod fault;
 mod guarantee;
 mod plan;

@@ -4,6 +4,11 @@
 //! have a list to choose from, or a range. A drawn event is read by the same reader as a written
 //! one, so that the two can never mean different things.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value, and refuses or passes over every other"
+)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -133,7 +133,9 @@ fn parse_saboteur(text: &str) -> Result<Saboteur, String> {
 /// memory, and which process it is.
 pub(crate) fn entropy_of_no_seed() -> u64 {
     let here = Box::new(0_u8);
-    u64::from(std::process::id()) ^ (&raw const *here).addr() as u64
+    let mixed = u64::from(std::process::id()) ^ (&raw const *here).addr() as u64;
+    // Spread over all bits, so that any few of them differ.
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
 /// An error of the tool's own surroundings: it is no violation, and nothing was proven either.

@@ -63,7 +63,7 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
         runtime.block_on(async {
             let world = World::new(plan, options);
             *lock(&seat) = Some(world.clone());
-            let measured = live(&world).await;
+            let measured = live(&world, options.canary).await;
             world.stop();
             // The killed tasks are dropped when the engine next runs them, and not before.
             sleep(LOOK_EVERY).await;
@@ -71,10 +71,6 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
         })
     }));
     let world = lock(&seat).take();
-    if let (Some(world), true) = (&world, options.canary) {
-        let entropy = Duration::from_nanos(entropy_of_no_seed());
-        lock(&world.trace).mix(Duration::ZERO, NodeId(0), entropy, 0);
-    }
     let mut report = match (ended, &world) {
         (Ok(measured), Some(world)) => report(world, &measured),
         (ended, world) => broken_off(plan, ended.err(), world.as_deref()),
@@ -86,7 +82,11 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
     report
 }
 
-async fn live(world: &Arc<World>) -> Measured {
+async fn live(world: &Arc<World>, canary: bool) -> Measured {
+    if canary {
+        // What no seed determines gets in where it would by accident: into how long a task waits.
+        sleep(Duration::from_nanos(entropy_of_no_seed() % 1_000_000)).await;
+    }
     world.start_everything();
     let watcher = madsim::task::spawn(watch(world.clone()));
     let up = world.plan.cluster.unborn || come_up(world).await;
