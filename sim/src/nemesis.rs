@@ -6,6 +6,7 @@
 
 mod cuts;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,14 +17,20 @@ use crate::fabric::{LinkFault, Port};
 use crate::place::Place;
 use crate::scenario::{
     Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, Target,
+    write_duration,
 };
+
+use cuts::Dice;
 
 /// What the nemesis can do to a world. Every verb takes effect at once and never waits.
 pub trait Machines {
-    /// The members that a target means now. A machine that is gone is never among them.
-    fn resolve(&self, target: Target) -> Vec<NodeId>;
-    /// A number below `n` from the stream of what faults leave open.
-    fn draw(&self, n: usize) -> usize;
+    /// The members that a target of this event means now. A machine that is gone is never among
+    /// them.
+    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId>;
+    /// A number below `n` from the event's own stream: what one event draws moves no other.
+    fn draw(&self, event: usize, n: usize) -> usize;
+    /// Whether there is a Postgres on this machine.
+    fn keeps_data(&self, node: NodeId) -> bool;
     /// Every machine that exists, in order.
     fn hosts(&self) -> Vec<NodeId>;
     /// Every client, in order.
@@ -36,15 +43,15 @@ pub trait Machines {
     fn set_link(&self, from: Place, to: Place, fault: LinkFault);
     /// Takes it away.
     fn clear_link(&self, from: Place, to: Place);
-    /// Ends a process, or with `Host` all of them.
-    fn crash(&self, node: NodeId, process: Process);
+    /// Ends a process, or with `Host` all of them. `false` where none ran.
+    fn crash(&self, node: NodeId, process: Process) -> bool;
     /// The machine loses its power.
     fn power_loss(&self, node: NodeId);
     /// Starts what was ended; with `Host`, everything that a machine starts by itself. Never asked
     /// for `Postgres`, which its manager starts.
     fn restart(&self, node: NodeId, process: Process);
-    /// Stops a process, or with `Host` the machine. Counted.
-    fn pause(&self, node: NodeId, process: Process, with_clock: bool);
+    /// Stops a process, or with `Host` the machine. Counted. `false` where none ran.
+    fn pause(&self, node: NodeId, process: Process, with_clock: bool) -> bool;
     /// Ends one pause.
     fn resume(&self, node: NodeId, process: Process);
     /// The machine is gone for ever, disk included.
@@ -65,6 +72,11 @@ pub trait Machines {
     fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>);
     /// A line of the trace.
     fn note(&self, line: String);
+    /// An event never concerned anybody.
+    fn missed(&self, what: String);
+    /// From here on these clients, and no others, are out of touch with a majority of the machines
+    /// while some are in touch.
+    fn cut_off(&self, clients: BTreeSet<u32>);
     /// Nothing is broken any more, whatever was.
     fn heal_everything(&self);
 }
@@ -86,16 +98,19 @@ pub struct DiskFlaws {
 
 /// Carries out the plan, whose times count from `began`, and heals everything at its end.
 pub async fn run(plan: &Plan, began: Duration, machines: &impl Machines) {
-    let mut nemesis = Nemesis::new(machines);
+    let mut nemesis = Nemesis::new(plan, machines);
     for (at, step) in steps(plan) {
         sleep_until_true(began + at).await;
         match step {
             Step::Apply(index) => nemesis.apply(index, &plan.events[index].fault),
             Step::Heal(index) => nemesis.heal(index),
         }
+        nemesis.tell_cut_off();
     }
     sleep_until_true(began + plan.duration).await;
     nemesis.heal_all();
+    nemesis.tell_cut_off();
+    nemesis.tell_missed();
     let asked = |event: &PlanEvent| matches!(event.fault, Fault::Order { order: Order::Pause, .. });
     if plan.events.iter().any(asked) {
         // Maintenance that nobody ends would keep the cluster from healing.
@@ -124,8 +139,11 @@ enum Undo {
 }
 
 struct Nemesis<'a, M> {
+    plan: &'a Plan,
     machines: &'a M,
     undo: BTreeMap<usize, Vec<Undo>>,
+    /// The events that concerned somebody.
+    hits: BTreeSet<usize>,
     gone: BTreeSet<NodeId>,
     down: BTreeMap<(NodeId, Process), u32>,
     links: BTreeMap<(Place, Place), Vec<(usize, LinkFlaw)>>,
@@ -159,10 +177,12 @@ fn steps(plan: &Plan) -> Vec<(Duration, Step)> {
 }
 
 impl<'a, M: Machines> Nemesis<'a, M> {
-    fn new(machines: &'a M) -> Self {
+    fn new(plan: &'a Plan, machines: &'a M) -> Self {
         Self {
+            plan,
             machines,
             undo: BTreeMap::new(),
+            hits: BTreeSet::new(),
             gone: BTreeSet::new(),
             down: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -172,34 +192,35 @@ impl<'a, M: Machines> Nemesis<'a, M> {
         }
     }
 
-    fn resolve(&self, target: Target) -> Vec<NodeId> {
-        let mut nodes = self.machines.resolve(target);
+    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
+        let mut nodes = self.machines.resolve(event, target);
         let hosts = self.machines.hosts();
         nodes.retain(|node| hosts.contains(node) && !self.gone.contains(node));
         nodes
     }
 
     fn apply(&mut self, index: usize, fault: &Fault) {
-        let undo = match fault {
+        let (hit, undo) = match fault {
             Fault::Partition { shape, ports } => {
-                let cuts = cuts::of(shape, &|target| self.resolve(target), self.machines);
+                let (cuts, whole) = self.ways(index, |dice| cuts::of(shape, dice, self.machines));
                 let port = cuts::port(*ports);
                 for (from, to) in &cuts {
                     self.machines.block(*from, *to, port);
                 }
-                cuts.into_iter().map(|(from, to)| Undo::Unblock(from, to, port)).collect()
+                let undo = cuts.into_iter().map(|(from, to)| Undo::Unblock(from, to, port));
+                (whole, undo.collect())
             }
             Fault::Link { links, flaw } => {
-                let ways = cuts::links(*links, &|target| self.resolve(target), self.machines);
+                let (ways, whole) =
+                    self.ways(index, |dice| cuts::links(*links, dice, self.machines));
                 for way in &ways {
                     self.links.entry(*way).or_default().push((index, *flaw));
                     self.show_link(*way);
                 }
-                ways.into_iter().map(|(from, to)| Undo::Link(from, to)).collect()
+                (whole, ways.into_iter().map(|(from, to)| Undo::Link(from, to)).collect())
             }
             Fault::Order { order, answer, times, name } => {
-                self.order(order, *answer, *times, *name);
-                Vec::new()
+                (self.order(index, order, *answer, *times, *name), Vec::new())
             }
             Fault::Crash { target, .. }
             | Fault::CrashLoop { target, .. }
@@ -209,67 +230,95 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             | Fault::ClockRate { target, .. }
             | Fault::ClockJump { target, .. }
             | Fault::Disk { target, .. }
-            | Fault::Postgres { target, .. } => {
-                let nodes = self.resolve(*target);
-                let hit: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                self.machines.note(format!("{fault}: {}", hit.join(" ")));
-                nodes.into_iter().filter_map(|node| self.strike(index, fault, node)).collect()
-            }
+            | Fault::Postgres { target, .. } => self.strike_all(index, fault, *target),
         };
+        if hit {
+            self.hits.insert(index);
+        }
         if matches!(fault, Fault::Partition { .. } | Fault::Link { .. }) {
             self.machines.note(format!("{fault}"));
         }
         self.undo.entry(index).or_default().extend(undo);
     }
 
-    /// One fault of one machine.
-    fn strike(&mut self, index: usize, fault: &Fault, node: NodeId) -> Option<Undo> {
+    /// The ways that somebody finds with this event's dice, and whether every target on the way
+    /// there was somebody.
+    fn ways(
+        &self,
+        index: usize,
+        find: impl FnOnce(&Dice<'_>) -> Vec<(Place, Place)>,
+    ) -> (Vec<(Place, Place)>, bool) {
+        let nobody = Cell::new(false);
+        let resolve = |target| {
+            let nodes = self.resolve(index, target);
+            nobody.set(nobody.get() || nodes.is_empty());
+            nodes
+        };
+        let draw = |n| self.machines.draw(index, n);
+        let ways = find(&Dice { resolve: &resolve, draw: &draw });
+        let whole = !ways.is_empty() && !nobody.get();
+        (ways, whole)
+    }
+
+    fn strike_all(&mut self, index: usize, fault: &Fault, target: Target) -> (bool, Vec<Undo>) {
+        let nodes = self.resolve(index, target);
+        let hit: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        self.machines.note(format!("{fault}: {}", hit.join(" ")));
+        let struck: Vec<(bool, Option<Undo>)> =
+            nodes.into_iter().map(|node| self.strike(index, fault, node)).collect();
+        let any = struck.iter().any(|(hit, _)| *hit);
+        (any, struck.into_iter().filter_map(|(_, undo)| undo).collect())
+    }
+
+    /// One fault of one machine: whether it changed anything there, and how to take it back.
+    fn strike(&mut self, index: usize, fault: &Fault, node: NodeId) -> (bool, Option<Undo>) {
         match fault {
             Fault::Crash { process, .. } | Fault::CrashLoop { process, .. } => {
-                self.machines.crash(node, *process);
+                let hit = self.machines.crash(node, *process);
                 if *process == Process::Postgres {
-                    return None;
+                    return (hit, None);
                 }
                 *self.down.entry((node, *process)).or_default() += 1;
-                Some(Undo::Restart(node, *process))
+                (hit, Some(Undo::Restart(node, *process)))
             }
             Fault::PowerLoss { .. } => {
                 self.machines.power_loss(node);
                 *self.down.entry((node, Process::Host)).or_default() += 1;
-                Some(Undo::Restart(node, Process::Host))
+                (true, Some(Undo::Restart(node, Process::Host)))
             }
             Fault::Pause { process, with_clock, .. } => {
-                self.machines.pause(node, *process, *with_clock);
-                Some(Undo::Resume(node, *process))
+                let hit = self.machines.pause(node, *process, *with_clock);
+                (hit, Some(Undo::Resume(node, *process)))
             }
             Fault::ReplaceMachine { node: new, .. } => {
                 self.machines.destroy(node);
                 self.gone.insert(node);
-                Some(Undo::Replace(node, *new))
+                (true, Some(Undo::Replace(node, *new)))
             }
             Fault::ClockRate { ppm, .. } => {
                 self.rates.entry(node).or_default().push((index, *ppm));
                 self.machines.set_clock_rate(node, *ppm);
-                Some(Undo::ClockRate(node))
+                (true, Some(Undo::ClockRate(node)))
             }
             Fault::ClockJump { by_ms, .. } => {
                 self.machines.jump_clock(node, *by_ms);
-                None
+                (true, None)
             }
             Fault::Disk { flaw, .. } => {
                 self.disks.entry(node).or_default().push((index, *flaw));
                 self.show_disk(node);
-                Some(Undo::Disk(node))
+                (true, Some(Undo::Disk(node)))
             }
             Fault::Postgres { flaw, .. } => {
+                let hit = self.machines.keeps_data(node);
                 self.machines.set_postgres(node, *flaw, true);
                 if *flaw == PostgresFlaw::WalRecycled {
-                    return None;
+                    return (hit, None);
                 }
                 *self.flaws.entry((node, *flaw)).or_default() += 1;
-                Some(Undo::Postgres(node, *flaw))
+                (hit, Some(Undo::Postgres(node, *flaw)))
             }
-            Fault::Partition { .. } | Fault::Link { .. } | Fault::Order { .. } => None,
+            Fault::Partition { .. } | Fault::Link { .. } | Fault::Order { .. } => (false, None),
         }
     }
 
@@ -377,9 +426,16 @@ impl<'a, M: Machines> Nemesis<'a, M> {
     }
 
     /// An order names members; one whose target is nobody at the moment is not sent.
-    fn order(&self, order: &Order, answer: Answer, times: u32, name: Option<u32>) {
+    fn order(
+        &self,
+        index: usize,
+        order: &Order,
+        answer: Answer,
+        times: u32,
+        name: Option<u32>,
+    ) -> bool {
         let one = |target: Target| {
-            let mut nodes = self.machines.resolve(target);
+            let mut nodes = self.machines.resolve(index, target);
             (!nodes.is_empty()).then(|| Target::Node(nodes.remove(0)))
         };
         let named = match order {
@@ -403,12 +459,41 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             | Order::SetLease(_)
             | Order::SetMaxLag(_) => Some(order.clone()),
         };
-        match named {
-            Some(order) => {
-                self.machines.note(format!("the operator asks: {order:?}"));
-                self.machines.order(order, answer, times, name);
+        let Some(named) = named else {
+            self.machines.note(format!("nobody to ask for: {order:?}"));
+            return false;
+        };
+        self.machines.note(format!("the operator asks: {named:?}"));
+        self.machines.order(named, answer, times, name);
+        true
+    }
+
+    /// Which clients the cuts of this moment keep from a majority of the machines.
+    fn tell_cut_off(&self) {
+        let cut: BTreeSet<(Place, Place)> =
+            self.undo.values().flatten().filter_map(cut_by).collect();
+        let (hosts, clients) = (self.machines.hosts(), self.machines.clients());
+        let away = |client: &u32| {
+            let (client, hosts) = (Place::Client(*client), hosts.iter().copied().map(Place::Host));
+            let missing = hosts
+                .filter(|host| cut.contains(&(client, *host)) || cut.contains(&(*host, client)));
+            missing.count() * 2 >= self.machines.hosts().len()
+        };
+        let mut cut_off: BTreeSet<u32> = clients.iter().copied().filter(away).collect();
+        if cut_off.len() == clients.len() {
+            // Nobody is better off than the others: what any of them notices counts.
+            cut_off.clear();
+        }
+        self.machines.cut_off(cut_off);
+    }
+
+    /// A fault that did nothing, an order that was not sent: they prove nothing.
+    fn tell_missed(&self) {
+        for (index, event) in self.plan.events.iter().enumerate() {
+            if !self.hits.contains(&index) {
+                let at = write_duration(event.at);
+                self.machines.missed(format!("at {at} nobody was there for: {}", event.fault));
             }
-            None => self.machines.note(format!("nobody to ask for: {order:?}")),
         }
     }
 
@@ -419,6 +504,14 @@ impl<'a, M: Machines> Nemesis<'a, M> {
         self.machines.note("everything heals".into());
         self.machines.heal_everything();
     }
+}
+
+/// The way that is cut for clients until this is undone.
+fn cut_by(undo: &Undo) -> Option<(Place, Place)> {
+    if let Undo::Unblock(from, to, None | Some(Port::Postgres)) = undo {
+        return Some((*from, *to));
+    }
+    None
 }
 
 fn share(percent: u32) -> f64 {

@@ -12,7 +12,7 @@ use pg_replica::sabotage::Saboteur;
 use serde::Serialize;
 
 use crate::invariants;
-use crate::scenario::{EndPrimary, Expect, Plan, write_duration};
+use crate::scenario::{EndPrimary, Expect, Overlap, Plan, write_duration};
 use crate::sometimes::Sometimes;
 
 /// A gap between two acknowledged commits that is longer than this is an outage.
@@ -21,7 +21,8 @@ const OUTAGE_LEAST: Duration = Duration::from_millis(300);
 /// A promise that was not kept, or an expectation that was not met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// `I1` to `I10`, or `expect`.
+    /// `I1` to `I10`; `expect` for what the plan expects, `client` for what a client was told,
+    /// `log` and `panic`.
     pub invariant: String,
     /// True time since the clients began.
     pub at: Duration,
@@ -48,6 +49,11 @@ pub struct RunReport {
     pub outages: Vec<Duration>,
     /// Acknowledged rows.
     pub acknowledged: u64,
+    /// The longest time for which two servers were willing, where that is not promised away.
+    pub overlap: Duration,
+    /// Commits that were acknowledged out of order or after a lease, where that is not promised
+    /// away.
+    pub late: u64,
     /// Acknowledged rows that are missing in the end.
     pub lost: u64,
     /// Primacies after the first.
@@ -77,6 +83,9 @@ pub type Runner = fn(&Plan, &RunOptions) -> RunReport;
 pub struct Measured {
     /// When a client was told of a commit, in order.
     pub commits: Vec<Duration>,
+    /// The same for clients that were in touch with a majority of the machines at that time. The
+    /// others' may hide for how long nobody could write where a majority was.
+    pub served: Vec<Duration>,
     /// When everything had healed.
     pub healed: Duration,
     /// When the run ended.
@@ -85,6 +94,12 @@ pub struct Measured {
     pub first_primary: Option<NodeId>,
     /// The last one.
     pub last_primary: Option<NodeId>,
+    /// Acknowledged rows.
+    pub acknowledged: u64,
+    /// The longest time for which two servers were willing, where that is not promised away.
+    pub overlap: Duration,
+    /// Commits out of order or after a lease, where that is not promised away.
+    pub late: u64,
     /// Acknowledged rows that are missing in the end.
     pub lost: u64,
     /// Primacies after the first.
@@ -105,28 +120,39 @@ impl From<&invariants::Violation> for Violation {
     }
 }
 
-impl Measured {
-    /// Every noticeable gap between two commits that ends after `from` and begins before `until`,
-    /// with its begin. What comes after the plan's own time is the world's: it takes members away
-    /// once more, to see that a majority is enough.
-    fn gaps(&self, from: Duration, until: Duration) -> Vec<(Duration, Duration)> {
-        let mut gaps = Vec::new();
-        let mut last = self.commits.first().copied().unwrap_or_default();
-        for at in self.commits.iter().copied().chain([self.ended]) {
-            let gap = at.saturating_sub(last);
-            if gap >= OUTAGE_LEAST && at >= from && last < until {
-                gaps.push((last, gap));
-            }
-            last = last.max(at);
-        }
-        gaps
-    }
+/// A span without a single acknowledged write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last acknowledgement before it.
+    pub from: Duration,
+    /// For how long.
+    pub lasted: Duration,
+}
 
+/// Every noticeable gap between two of these commits that ends within or after `span` and begins
+/// before its end; `ended` closes the last one. What comes after a plan's own time is the world's:
+/// it takes members away once more, to see that a majority is enough.
+#[must_use]
+pub fn gaps(commits: &[Duration], ended: Duration, span: (Duration, Duration)) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut last = commits.first().copied().unwrap_or_default();
+    for at in commits.iter().copied().chain([ended]) {
+        let lasted = at.saturating_sub(last);
+        if lasted >= OUTAGE_LEAST && at >= span.0 && last < span.1 {
+            gaps.push(Gap { from: last, lasted });
+        }
+        last = last.max(at);
+    }
+    gaps
+}
+
+impl Measured {
     /// How long clients waited for a commit from the plan's first event on.
     #[must_use]
     pub fn outages(&self, plan: &Plan) -> Vec<Duration> {
         let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
-        self.gaps(first, plan.duration).into_iter().map(|(_, gap)| gap).collect()
+        let gaps = gaps(&self.served, self.ended, (first, plan.duration));
+        gaps.into_iter().map(|gap| gap.lasted).collect()
     }
 
     /// Compares with what the plan expects, and returns what is to be reported of the run: the
@@ -156,14 +182,14 @@ impl Measured {
         };
         let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
         if let Some(within) = expect.writable_within {
-            let gaps = self.gaps(first, plan.duration);
-            for (at, gap) in gaps.into_iter().filter(|(_, gap)| *gap > within) {
-                let (gap, within) = (write_duration(gap), write_duration(within));
-                miss(at, format!("nothing was writable for {gap}, and {within} is the most"));
+            let gaps = gaps(&self.served, self.ended, (first, plan.duration));
+            for Gap { from, lasted } in gaps.into_iter().filter(|gap| gap.lasted > within) {
+                let (gap, within) = (write_duration(lasted), write_duration(within));
+                miss(from, format!("nothing was writable for {gap}, and {within} is the most"));
             }
         }
         if let Some(after) = expect.writable_after {
-            let next = self.commits.iter().find(|at| **at >= self.healed);
+            let next = self.served.iter().find(|at| **at >= self.healed);
             if next.is_none_or(|at| *at > self.healed + after) {
                 let after = write_duration(after);
                 miss(self.healed, format!("nothing was writable within {after} of healing"));
@@ -185,6 +211,15 @@ impl Measured {
 
     fn unmet_in_the_end(&self, expect: &Expect) -> Vec<String> {
         let mut unmet = Vec::new();
+        let overlap_most = match expect.overlap {
+            Overlap::None => Some(Duration::ZERO),
+            Overlap::AtMost(most) => Some(most),
+            Overlap::Reported => None,
+        };
+        if let Some(most) = overlap_most.filter(|most| self.overlap > *most) {
+            let (overlap, most) = (write_duration(self.overlap), write_duration(most));
+            unmet.push(format!("two servers were willing for {overlap}, and {most} is the most"));
+        }
         if let Some(most) = expect.lost_acknowledged
             && self.lost > most
         {
@@ -258,6 +293,14 @@ impl fmt::Display for RunReport {
             self.failovers,
             longest.as_secs_f64()
         )?;
+        if self.overlap > Duration::ZERO || self.late > 0 {
+            writeln!(
+                f,
+                "outside the promise: two servers willing for {:.3}s, {} commits after their time",
+                self.overlap.as_secs_f64(),
+                self.late
+            )?;
+        }
         writeln!(f, "plan {:016x}, trace {:016x}", self.plan_hash, self.trace_hash)?;
         if !self.sometimes.is_empty() {
             let names: Vec<&str> = self.sometimes.iter().copied().collect();
@@ -274,19 +317,31 @@ impl fmt::Display for RunReport {
 mod tests {
     use super::*;
 
-    fn measured(commits_ms: &[u64], ended_ms: u64) -> Measured {
+    #[test]
+    fn an_outage_is_a_gap_and_the_end_of_a_run_closes_it() {
         let ms = Duration::from_millis;
-        let commits = commits_ms.iter().copied().map(ms).collect();
-        Measured { commits, ended: ms(ended_ms), ..Measured::default() }
+        let commits = [0, 100, 1_900, 2_000].map(ms);
+        let lengths = |from, until| -> Vec<u128> {
+            let gaps = gaps(&commits, ms(3_000), (from, until));
+            gaps.into_iter().map(|gap| gap.lasted.as_millis()).collect()
+        };
+        assert_eq!(lengths(Duration::ZERO, Duration::MAX), [1_800, 1_000]);
+        assert_eq!(lengths(ms(2_500), Duration::MAX), [1_000]);
+        assert_eq!(lengths(Duration::ZERO, ms(2_000)), [1_800]);
     }
 
     #[test]
-    fn an_outage_is_a_gap_and_the_end_of_a_run_closes_it() {
-        let seen = measured(&[0, 100, 1_900, 2_000], 3_000);
-        let gaps = seen.gaps(Duration::ZERO, Duration::MAX);
-        let lengths: Vec<u128> = gaps.iter().map(|(_, gap)| gap.as_millis()).collect();
-        assert_eq!(lengths, [1_800, 1_000]);
-        assert_eq!(seen.gaps(Duration::from_millis(2_500), Duration::MAX).len(), 1);
-        assert_eq!(seen.gaps(Duration::ZERO, Duration::from_millis(2_000)).len(), 1);
+    fn a_commit_on_the_wrong_side_of_a_cut_ends_no_outage() {
+        let ms = Duration::from_millis;
+        let text = "claim = \"c\"\nduration = \"3s\"\n[expect]\nwritable_within = \"2s\"\n";
+        let plan = crate::scenario::read("test.toml", text).expect("a scenario").plan(0);
+        let commits: Vec<Duration> = [0, 1_500, 3_000].map(ms).into();
+        let served = |served: &[Duration]| {
+            let (commits, served) = (commits.clone(), served.to_vec());
+            let seen = Measured { commits, served, ended: ms(3_100), ..Measured::default() };
+            seen.judge(&plan, Vec::new()).len()
+        };
+        assert_eq!(served(&commits), 0);
+        assert_eq!(served(&[ms(0), ms(3_000)]), 1);
     }
 }

@@ -40,7 +40,8 @@ rare_states! {
     PromotionRacedDemotion = "promotion-raced-demotion",
     /// A former primary had diverged and was taken back.
     RewindNeeded = "rewind-needed",
-    /// No rewind was possible, and a member was copied anew.
+    /// No rewind was possible, and a member was copied anew; the copies of a founding, before the
+    /// clients begin, are none of these.
     CloneNeeded = "clone-needed",
     /// A standby that confirms commits was lost while one waited for it.
     SyncStandbyLostMidCommit = "sync-standby-lost-mid-commit",

@@ -29,8 +29,8 @@ pub enum Concern {
     Workload,
     /// What the product itself draws on a machine.
     Node(NodeId),
-    /// What a fault leaves open when it strikes.
-    Nemesis,
+    /// What the event of this number leaves open: what one draws must not move the others.
+    Event(u64),
     /// How late a machine's guard wakes up.
     Guard(NodeId),
 }
@@ -83,7 +83,7 @@ impl Concern {
             Self::Postgres(node) => (4, node.0),
             Self::Workload => (5, 0),
             Self::Node(node) => (6, node.0),
-            Self::Nemesis => (7, 0),
+            Self::Event(number) => (7, number),
             Self::Guard(node) => (8, node.0),
         };
         assert!(node < 1 << 56, "a member's number fits the lower 56 bits of a stream's number");
@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn a_concern_has_one_stream_however_often_it_is_asked_for() {
         let streams = Streams::new(7);
-        let first = streams.stream(Concern::Nemesis).next_u64();
-        assert_ne!(first, streams.stream(Concern::Nemesis).next_u64());
+        let first = streams.stream(Concern::Event(0)).next_u64();
+        assert_ne!(first, streams.stream(Concern::Event(0)).next_u64());
     }
 
     #[test]

@@ -47,8 +47,6 @@ pub enum Kind {
     Standing,
     /// Something that was done to the world.
     Fault,
-    /// A broken promise.
-    Violation,
 }
 
 /// A kept line.
@@ -189,7 +187,6 @@ impl Table {
                 self.out.push_str(&line.text);
             }
             Kind::Fault => self.across('~', line),
-            Kind::Violation => self.across('!', line),
         }
         self.out.push('\n');
     }

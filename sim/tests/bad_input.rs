@@ -71,6 +71,53 @@ fn a_target_that_does_not_exist_is_refused() {
 }
 
 #[test]
+fn a_target_that_can_be_nobody_is_refused() {
+    for (name, cluster, event, why) in [
+        (
+            "no-sync",
+            "",
+            "fault = \"crash-loop\"\nprocess = \"postgres\"\nperiod = \"1s\"\nfor = \"9s\"\n\
+             target = \"sync-standby\"",
+            "there is no sync-standby in async mode",
+        ),
+        (
+            "witness",
+            "[cluster]\nnodes = 2\nwitnesses = 1\n",
+            "fault = \"postgres-hang\"\ntarget = \"node:3\"",
+            "3 is a witness, and has no Postgres",
+        ),
+        (
+            "single",
+            "[cluster]\nnodes = 1\n",
+            "fault = \"loss\"\npercent = 10\ntarget = \"others\"",
+            "in a cluster of one, others is nobody",
+        ),
+    ] {
+        let text = format!("{HEAD}{cluster}[[event]]\nat = \"1s\"\n{event}\n");
+        let path = file(&format!("{name}.toml"), &text);
+        let path = path.to_str().expect("a path in UTF-8");
+        assert_refused(&["run", path], &format!("{path}:"), why);
+    }
+}
+
+#[test]
+fn an_event_that_finds_nobody_fails_a_written_run_and_not_a_drawn_one() {
+    let event = "[[event]]\nat = \"1s\"\nfault = \"order\"\norder = \"switchover\"\n\
+                 to = \"old-primary\"\nanswer = \"done\"\n";
+    let head = "claim = \"c\"\nduration = \"3s\"\n";
+    let written = file("misses.toml", &format!("{head}{event}"));
+    let drawn = file("misses-drawn.toml", &format!("{head}drawn = true\n{event}"));
+    let code = |path: &PathBuf| {
+        let output = sim(&["run", path.to_str().expect("a path in UTF-8")]);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (failed, said) = code(&written);
+    assert_eq!(failed, Some(1), "{said}");
+    assert!(said.contains("expect at") && said.contains("nobody was there for: order"), "{said}");
+    assert_eq!(code(&drawn).0, Some(0));
+}
+
+#[test]
 fn an_even_number_of_voters_is_refused() {
     let text = format!("{HEAD}[cluster]\nnodes = 4\n");
     let path = file("even.toml", &text);

@@ -131,7 +131,6 @@ fn a_lane_keeps_its_order_across_a_block_and_waits_for_a_retransmission() {
             send(&lane);
             sleep(ms(10)).await;
         }
-        assert!(lane.stalled_for() >= ms(200));
         sleep(ms(300)).await;
         fabric.unblock(ONE, TWO, None);
         for _ in 0..20 {
@@ -143,7 +142,6 @@ fn a_lane_keeps_its_order_across_a_block_and_waits_for_a_retransmission() {
         sleep(Duration::from_secs(120)).await;
         assert_eq!(numbers(&log), (0..42).collect::<Vec<_>>());
         assert!(log.lock().unwrap()[0].1 >= start + ms(600));
-        assert_eq!(lane.stalled_for(), Duration::ZERO);
     });
 }
 

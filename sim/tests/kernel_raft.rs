@@ -166,7 +166,7 @@ fn run(seed: u64, seconds: u64) -> Vec<(u64, Option<NodeId>, bool, Duration)> {
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
     runtime.block_on(async {
         let streams = Streams::new(seed);
-        let nemesis = streams.stream(Concern::Nemesis);
+        let nemesis = streams.stream(Concern::Event(0));
         let cluster = Cluster::new(&streams, 5);
         cluster.found().await;
         let mut seen = Vec::new();

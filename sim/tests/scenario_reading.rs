@@ -139,3 +139,14 @@ fn a_drawn_plan_is_always_within_the_promise_and_each_mix_differs() {
     }
     assert!(hashes.len() > 495, "only {} different plans of 500", hashes.len());
 }
+
+#[test]
+fn a_range_of_clock_rates_across_zero_draws_a_fault_every_time() {
+    let text = "claim = \"c\"\nduration = \"10s\"\n[swarm]\nnodes = [3]\nmodes = [\"async\"]\n\
+                start = \"1s..9s\"\n[[swarm.fault]]\nfault = \"clock-rate\"\ntarget = \"all\"\n\
+                ppm = \"-1..1\"\n";
+    let profile = sim::scenario::read("rates.toml", text).expect("a profile");
+    for seed in 0..50 {
+        assert_eq!(profile.plan(seed).events.len(), 1, "{seed}");
+    }
+}

@@ -8,6 +8,7 @@ use madsim::runtime::Runtime;
 use pg_replica::ids::NodeId;
 use sim::clock::sleep;
 use sim::place::Place;
+use sim::report::gaps;
 use sim::streams::Streams;
 use sim::witness::Row;
 use sim::workload::{ClientPlan, Ended, Servers, Session, Workload, Written};
@@ -112,9 +113,11 @@ fn clients_find_the_next_primary_and_the_outage_is_what_they_noticed() {
     let (workload, _) = takeover(7);
     workload.history(|history| {
         let (from, until) = (Duration::from_secs(1), Duration::from_secs(20));
-        let outages = history.outages(from, until, THINK, |_| true);
+        let told = history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
+        let told: Vec<Duration> = told.map(|operation| operation.ended_at).collect();
+        let outages = gaps(&told, until, (from, Duration::from_secs(15)));
         assert_eq!(outages.len(), 1, "{outages:?}");
-        let length = outages[0].length();
+        let length = outages[0].lasted;
         assert!(length >= Duration::from_secs(1), "{length:?}");
         assert!(length <= Duration::from_millis(1_800), "{length:?}");
         assert!(history.reads() > 50);

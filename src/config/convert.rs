@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::os::guard::GuardPlan;
 use crate::os::net::Identity;
-use crate::runtime::{FoundingMember, NodeConfig};
+use crate::runtime::{FoundingMember, NodeConfig, SNAPSHOT_EVERY};
 use crate::sabotage::Sabotage;
 
 use super::Config;
@@ -30,6 +30,7 @@ impl Config {
             settings: self.settings.clone(),
             raft_heartbeat_ms: self.raft.heartbeat_ms,
             raft_election_ms: (self.raft.election_min_ms, self.raft.election_max_ms),
+            raft_snapshot_every: SNAPSHOT_EVERY,
             sabotage: Sabotage::NONE,
         }
     }

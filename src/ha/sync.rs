@@ -55,7 +55,7 @@ impl SyncWatch {
         if joint && self.is_settled(control, target, report, sabotage) {
             return Some(Command::SettleSync { epoch, version });
         }
-        let wanted = self.wanted(now, control, target, report);
+        let wanted = self.wanted(now, control, target, report, sabotage);
         // A change under way is replaced only where it cannot complete any more: one more standby
         // can wait for the next change.
         let hopeless = wanted.confirmations != target.confirmations
@@ -135,9 +135,15 @@ impl SyncWatch {
         control: &ControlState,
         target: &SyncNames,
         report: &Report,
+        sabotage: Sabotage,
     ) -> SyncNames {
         let epoch = control.primacy.epoch;
-        let confirmations = control.confirmations();
+        let mut confirmations = control.confirmations();
+        if sabotage.is(Saboteur::DegradeWhenStandbysMissing)
+            && streaming(control, report).is_empty()
+        {
+            confirmations = 0;
+        }
         if confirmations == 0 {
             return SyncNames { epoch, confirmations, standbys: BTreeSet::new() };
         }

@@ -6,6 +6,9 @@ use crate::control::{MemberKind, Settings};
 use crate::ids::NodeId;
 use crate::sabotage::Sabotage;
 
+/// After how many entries a snapshot usually follows: each entry holds a small command.
+pub const SNAPSHOT_EVERY: u64 = 500;
+
 /// A member of a cluster that is yet to be founded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundingMember {
@@ -36,6 +39,8 @@ pub struct NodeConfig {
     pub raft_heartbeat_ms: u64,
     /// The shortest and the longest silence after which a voter stands for election.
     pub raft_election_ms: (u64, u64),
+    /// A snapshot of the control state follows after so many entries of the log.
+    pub raft_snapshot_every: u64,
     /// The broken rule, in simulation.
     pub sabotage: Sabotage,
 }

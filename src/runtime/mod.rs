@@ -16,7 +16,7 @@ mod serve;
 mod verbs;
 pub mod wire;
 
-pub use config::{FoundingMember, NodeConfig};
+pub use config::{FoundingMember, NodeConfig, SNAPSHOT_EVERY};
 pub use founding::FoundingError;
 pub use node::{RunError, run};
 pub use observer::{Observer, Unobserved};

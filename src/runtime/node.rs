@@ -142,6 +142,7 @@ pub async fn run<E: NodeEnv>(
         heartbeat_ms: config.raft_heartbeat_ms,
         election_min_ms: config.raft_election_ms.0,
         election_max_ms: config.raft_election_ms.1,
+        snapshot_every: config.raft_snapshot_every,
         observer: observer.clone(),
     };
     let raft = RaftHandle::open(&env, options).await?;

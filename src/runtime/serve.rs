@@ -8,6 +8,7 @@ use crate::control::Command;
 use crate::env::{Incoming, Network, ReplyTo};
 use crate::ha::{HeartbeatAnswer, Report};
 use crate::ids::{Epoch, NodeId};
+use crate::sabotage::Saboteur;
 
 use super::NodeEnv;
 use super::execute::{deliver, put_for_another};
@@ -92,6 +93,9 @@ async fn propose<E: NodeEnv>(
     let is_member = shared.raft.control().members.contains_key(&from);
     if !is_member && !matches!(command, Command::Operate { .. }) {
         return Response::Refused(format!("{from} is no member and may give orders only"));
+    }
+    if !is_member && shared.config.sabotage.is(Saboteur::DropOrders) {
+        return Response::Refused("the outcome is unknown; ask again with the same id".into());
     }
     put_for_another(shared, command, !is_member).await
 }

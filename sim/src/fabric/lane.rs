@@ -36,7 +36,6 @@ pub(super) struct Pipe {
 }
 
 struct Segment {
-    sent_at: Duration,
     arrives_at: Duration,
     deliver: Box<dyn FnOnce() + Send>,
 }
@@ -65,7 +64,7 @@ impl Lane {
         }
         let arrives_at = (now + span).max(pipe.not_before);
         pipe.not_before = arrives_at;
-        pipe.segments.push_back(Segment { sent_at: now, arrives_at, deliver: Box::new(deliver) });
+        pipe.segments.push_back(Segment { arrives_at, deliver: Box::new(deliver) });
         if !pipe.expected {
             pipe.expected = true;
             drop(pipe);
@@ -87,15 +86,6 @@ impl Lane {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         lock(&self.lane).closed
-    }
-
-    /// How long the oldest segment has been under way; zero where there is none.
-    #[must_use]
-    pub fn stalled_for(&self) -> Duration {
-        let pipe = lock(&self.lane);
-        pipe.segments
-            .front()
-            .map_or(Duration::ZERO, |oldest| true_now().saturating_sub(oldest.sent_at))
     }
 }
 

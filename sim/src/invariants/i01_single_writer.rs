@@ -3,9 +3,11 @@
 //! instances willing to acknowledge.
 //!
 //! Checked on every acknowledgement: its epoch is not below the highest acknowledged so far, and
-//! one epoch's commits come from one server. Checked whenever all servers are looked at: at most
-//! one of them could acknowledge. A commit that waited for no standby, at a server that the
-//! guarantee table excuses at that moment, is measured as an overlap instead.
+//! one epoch's commits come from one server. Checked whenever all servers are looked at, which they
+//! are ten times a second and whenever one becomes primary, stops, is frozen or thawed, or has come
+//! to the end of its lease: at most one of them could acknowledge. Where the guarantee table
+//! excuses the elder ones, and for as long as it does, the time for which two were willing is
+//! measured instead, and commits that waited for no standby are counted.
 //!
 //! One thing is not a second writer: a commit whose confirmations were complete before its standbys
 //! detached, and whose word of it was slow, because the primary was frozen or the confirmations
@@ -31,14 +33,24 @@ struct First {
     server: NodeId,
 }
 
+/// Two servers are willing.
+#[derive(Clone, Copy, Debug)]
+struct Overlap {
+    since: Duration,
+    /// It was told already.
+    told: bool,
+    /// The elder ones were excused when it was last seen.
+    excused: bool,
+}
+
 /// The check.
 #[derive(Debug, Default)]
 pub(super) struct SingleWriter {
     firsts: BTreeMap<Epoch, First>,
     /// The rows with which each epoch's primary began.
     inherited: BTreeMap<Epoch, BTreeSet<Row>>,
-    /// Since when two servers have been seen willing, so that one overlap is told once.
-    both_willing_since: Option<Duration>,
+    /// The overlap that is going on.
+    overlap: Option<Overlap>,
 }
 
 impl SingleWriter {
@@ -99,7 +111,7 @@ impl SingleWriter {
             newer.server
         );
         if excused {
-            findings.overlap(ack.at, lasted, what);
+            findings.late();
             return true;
         }
         findings.broken(Invariant::I1, ack.at, what);
@@ -115,18 +127,26 @@ impl SingleWriter {
     ) {
         let mut willing: Vec<&ServerView> =
             view.servers.iter().filter(|server| server.could_acknowledge).collect();
+        if let Some(overlap) = self.overlap.filter(|overlap| overlap.excused) {
+            findings.overlap(at.saturating_sub(overlap.since));
+        }
         if willing.len() < 2 {
-            self.both_willing_since = None;
+            self.overlap = None;
             return;
         }
         willing.sort_by_key(|server| server.primary_epoch);
-        let first_look = self.both_willing_since.is_none();
-        let since = *self.both_willing_since.get_or_insert(at);
+        let new = Overlap { since: at, told: false, excused: false };
+        let overlap = self.overlap.get_or_insert(new);
         let (Some(newest), elders) = (willing.last(), &willing[..willing.len() - 1]) else {
             return;
         };
-        let excused =
+        // Judged at every look: an overlap that began excused may go on for too long.
+        overlap.excused =
             elders.iter().all(|elder| !elder.synchronous && excuses.cover(elder.node, at));
+        if overlap.excused || overlap.told {
+            return;
+        }
+        overlap.told = true;
         let what = format!(
             "{} of {} could acknowledge while {} of {} could",
             elders[0].node,
@@ -134,11 +154,7 @@ impl SingleWriter {
             newest.node,
             name(newest.primary_epoch)
         );
-        if excused {
-            findings.overlap(at, at.saturating_sub(since), what);
-        } else if first_look {
-            findings.broken(Invariant::I1, at, what);
-        }
+        findings.broken(Invariant::I1, at, what);
     }
 }
 
@@ -189,10 +205,25 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_that_nobody_promised_away_is_measured() {
+    fn a_late_commit_that_nobody_promised_away_is_counted() {
         let findings = after_newer(&commit(35, 1, 1, 3), &frozen(false));
         assert_kept(&findings);
-        assert_eq!(findings.overlap_longest, ms(15));
+        assert_eq!(findings.late_acknowledgements, 1);
+    }
+
+    #[test]
+    fn an_overlap_is_measured_while_it_is_excused_and_judged_once_it_is_not() {
+        let (mut check, mut findings) = (SingleWriter::default(), Findings::default());
+        let both = WorldView { servers: vec![primary(1, 1), primary(2, 2)] };
+        let one = WorldView { servers: vec![primary(2, 2)] };
+        for (at, view) in [(100, &both), (400, &both), (700, &one), (900, &both)] {
+            check.look(ms(at), view, &frozen(false), &mut findings);
+        }
+        assert_kept(&findings);
+        assert_eq!(findings.overlap_longest, ms(600));
+        check.look(ms(1_001), &both, &frozen(false), &mut findings);
+        check.look(ms(1_100), &both, &frozen(false), &mut findings);
+        assert_broken(&findings, Invariant::I1, "n1 of e1 could acknowledge");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! **I6 membership.** One voter change at a time; a removed node never holds primacy.
 //!
 //! Checked on what a Raft leader shows of its voters: from one view to the next they differ by one
-//! member at most. Checked on every control state: one command changes one member at most, a number
+//! member at most, and so do those of a new leader and of the one before it. Checked on every control state: one command changes one member at most, a number
 //! that was removed never returns, and the holder is a member that keeps data. Checked on every
 //! acknowledgement: the server is a member, or was removed while its lease, granted before, is
 //! still running.
@@ -17,7 +17,7 @@ use crate::witness::Acknowledged;
 
 use super::{Findings, Invariant};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     term: Term,
     voters: BTreeSet<NodeId>,
@@ -28,6 +28,8 @@ struct Seen {
 pub(super) struct Membership {
     /// The voters as the leading node showed them last.
     leading: BTreeMap<NodeId, Seen>,
+    /// The same, of the highest term so far.
+    newest: Option<Seen>,
     retired: BTreeSet<NodeId>,
 }
 
@@ -44,10 +46,16 @@ impl Membership {
             return;
         }
         let now = Seen { term: view.term, voters: view.voters.clone() };
-        let Some(before) = self.leading.insert(node, now) else { return };
+        let own = self.leading.insert(node, now.clone()).filter(|seen| seen.term == view.term);
+        // The first view of a new term is compared with the last one of the term before it.
+        let before = own.or_else(|| self.newest.clone().filter(|seen| seen.term < view.term));
+        if self.newest.as_ref().is_none_or(|seen| seen.term <= view.term) {
+            self.newest = Some(now);
+        }
+        let Some(before) = before else { return };
         let changed: Vec<String> =
             before.voters.symmetric_difference(&view.voters).map(ToString::to_string).collect();
-        if before.term == view.term && changed.len() > 1 {
+        if changed.len() > 1 {
             findings.broken(
                 Invariant::I6,
                 at,

@@ -32,11 +32,6 @@ impl Liveness {
         *self = Self { expected: Some(healed), leader: self.leader, ..Self::default() };
     }
 
-    /// Faults have begun again: nothing is expected any more.
-    pub(super) fn broken_again(&mut self) {
-        *self = Self::default();
-    }
-
     /// Who leads Raft now.
     pub(super) fn led_by(&mut self, leader: Option<NodeId>) {
         self.leader = leader;
@@ -191,9 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_expected_while_faults_go_on() {
-        let (mut check, mut findings) = (healed(), Findings::default());
-        check.broken_again();
+    fn nothing_is_expected_before_the_faults_have_ended() {
+        let (mut check, mut findings) = (Liveness::default(), Findings::default());
         check.look(ms(9_000), &WorldView::default(), &mut findings);
         assert_kept(&findings);
     }

@@ -5,7 +5,9 @@
 //! that an order asks for begins once at most, never after the order was refused, and is done only
 //! where primacy went where it was to go. Checked on
 //! what operators are told: a final answer never changes, agrees with the control state, and by the
-//! end of a run every order has one, even if that is "unknown"; none is left pending.
+//! end of a run every order has one, even if that is "unknown"; none is left pending. "Unknown" is
+//! no answer where nothing was broken any more for a good while before the operator gave up: then
+//! the order must be on record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -16,6 +18,10 @@ use pg_replica::ids::CommandId;
 
 use super::{Findings, Invariant, OrderAnswer};
 
+/// For how long an order may be asked for in a healthy cluster until it has to be on record: a
+/// leader, a proposal, and the operator's own round over all members.
+const RECORDED_WITHIN: Duration = Duration::from_secs(15);
+
 /// The check.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
@@ -24,11 +30,20 @@ pub(super) struct Answers {
     recorded: BTreeMap<CommandId, OrderOutcome>,
     under_way: Option<Handover>,
     begun: BTreeSet<CommandId>,
+    /// When each operator stopped asking.
+    gave_up: BTreeMap<CommandId, Duration>,
+    /// When nothing was broken any more.
+    healed: Option<Duration>,
 }
 
 impl Answers {
     pub(super) fn sent(&mut self, at: Duration, id: CommandId) {
         self.sent.entry(id).or_insert(at);
+    }
+
+    /// From here on nothing is broken.
+    pub(super) fn healed(&mut self, at: Duration) {
+        self.healed = Some(at);
     }
 
     pub(super) fn answered(
@@ -38,6 +53,7 @@ impl Answers {
         answer: &OrderAnswer,
         findings: &mut Findings,
     ) {
+        self.gave_up.insert(id, at);
         let before = self.told.insert(id, answer.clone());
         if let Some(OrderAnswer::Known(before)) = before
             && !may_become(&before, answer)
@@ -98,6 +114,11 @@ impl Answers {
                 (None, _) => {
                     format!("order {id}, sent at {:.3}s, was never answered", sent.as_secs_f64())
                 }
+                (Some(OrderAnswer::Unknown), None)
+                    if settled && self.was_asked_long(*id, *sent) =>
+                {
+                    format!("order {id} was asked for in a healthy cluster and never recorded")
+                }
                 (Some(_), Some(OrderOutcome::Pending)) if settled => {
                     format!("order {id} is pending for ever")
                 }
@@ -124,6 +145,16 @@ fn is_as_asked(handover: &Handover, state: &ControlState) -> bool {
     match handover.to {
         Some(to) => next == Some(to),
         None => next.is_some() && next != handover.former,
+    }
+}
+
+impl Answers {
+    /// Whether the operator went on asking for long enough after everything had healed.
+    fn was_asked_long(&self, id: CommandId, sent: Duration) -> bool {
+        let (Some(healed), Some(gave_up)) = (self.healed, self.gave_up.get(&id)) else {
+            return false;
+        };
+        *gave_up >= healed.max(sent) + RECORDED_WITHIN
     }
 }
 
@@ -207,6 +238,20 @@ mod tests {
         check.answered(ms(2), ID, &OrderAnswer::Unknown, &mut findings);
         check.finish(ms(9), true, &mut findings);
         assert_kept(&findings);
+    }
+
+    #[test]
+    fn an_order_that_a_healthy_cluster_never_records_is_seen() {
+        let given_up_after = |seconds: u64| {
+            let (mut check, mut findings) = (Answers::default(), Findings::default());
+            check.sent(ms(1), ID);
+            check.healed(ms(1_000));
+            check.answered(ms(1_000 + seconds * 1_000), ID, &OrderAnswer::Unknown, &mut findings);
+            check.finish(ms(99_000), true, &mut findings);
+            findings
+        };
+        assert_kept(&given_up_after(14));
+        assert_broken(&given_up_after(15), Invariant::I10, "and never recorded");
     }
 
     #[test]

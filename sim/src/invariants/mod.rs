@@ -28,13 +28,11 @@ mod view;
 use std::fmt;
 use std::time::Duration;
 
-pub use oracle::{Oracle, Summary};
+pub use oracle::{GUARD_WAKES_WITHIN, Oracle, Summary};
 pub use view::{Excuse, Healed, OrderAnswer, Promise, ServerView, WorldView};
 
 /// How many violations of one run are kept: the first ones explain, the rest repeat them.
 const VIOLATIONS_MAX: usize = 32;
-/// How many measured overlaps are kept; the longest is remembered apart.
-const OVERLAPS_MAX: usize = 32;
 
 /// Which promise. The documentation of each stands at the head of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,17 +73,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// An overlap of two writers that was not promised away: reported, with its length.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overlap {
-    /// True time at which it was seen.
-    pub at: Duration,
-    /// How long the elder had no right to acknowledge any more.
-    pub lasted: Duration,
-    /// One sentence.
-    pub what: String,
-}
-
 /// Everything that the checks found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
@@ -93,10 +80,10 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     /// How many there were in all.
     pub violations_total: u64,
-    /// Overlaps outside the promises, oldest first, the first few of a run.
-    pub overlaps: Vec<Overlap>,
-    /// The longest of all overlaps.
+    /// The longest time for which two servers were willing where the promise leaves that open.
     pub overlap_longest: Duration,
+    /// How many commits were acknowledged out of order or after a lease where it does.
+    pub late_acknowledgements: u64,
 }
 
 impl Findings {
@@ -107,10 +94,11 @@ impl Findings {
         }
     }
 
-    fn overlap(&mut self, at: Duration, lasted: Duration, what: String) {
+    fn overlap(&mut self, lasted: Duration) {
         self.overlap_longest = self.overlap_longest.max(lasted);
-        if self.overlaps.len() < OVERLAPS_MAX {
-            self.overlaps.push(Overlap { at, lasted, what });
-        }
+    }
+
+    fn late(&mut self) {
+        self.late_acknowledgements += 1;
     }
 }

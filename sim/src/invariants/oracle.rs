@@ -30,6 +30,9 @@ use super::rare::RareStates;
 use super::view::{Excuse, Excuses, Healed, OrderAnswer, Promise, Window, WorldView};
 use super::{Findings, Violation};
 
+/// How late a guard may wake up after a thaw: the longest that its stream draws, and a little more.
+pub const GUARD_WAKES_WITHIN: Duration = Duration::from_millis(20);
+
 /// What a run came to, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -45,6 +48,8 @@ pub struct Summary {
     pub given_up_rows: u64,
     /// The longest overlap that the guarantee table does not promise away.
     pub overlap_longest: Duration,
+    /// Commits out of order or after a lease that it does not promise away.
+    pub late_acknowledgements: u64,
 }
 
 #[derive(Default)]
@@ -105,7 +110,7 @@ impl Oracle {
     }
 
     /// A renewal of `epoch` was answered: `node` may act on it until `until_true`. That is the true
-    /// time at which the request had been sent, and the lease by the node's own clock from there.
+    /// time at which the request was seen to go, and the lease by the node's own clock from there.
     pub fn lease(&self, node: NodeId, epoch: Epoch, until_true: Duration) {
         self.lock().self_fencing.lease(node, epoch, until_true);
     }
@@ -117,30 +122,68 @@ impl Oracle {
         inner.raft_views.remove(&node);
     }
 
-    /// From `from` to `until` the guarantee table promises less, for one node or for all.
-    pub fn excuse(&self, node: Option<NodeId>, excuse: Excuse, from: Duration, until: Duration) {
-        self.lock().excuses.windows.push(Window { node, excuse, from, until });
+    /// A whole machine goes on that stood still since `since`. The guarantee table promises less
+    /// only where that was past its lease, and no longer than what is left of it can last.
+    pub fn thawed(&self, node: NodeId, since: Duration, with_clock: bool) {
+        let at = (self.true_time)();
+        let inner = &mut *self.lock();
+        let Some(lease_end) = inner.self_fencing.last_end(node) else { return };
+        let caught = since..=at + GUARD_WAKES_WITHIN;
+        let (excuse, until) = if with_clock {
+            // By its own clock the lease ends later, by as long as the machine stood still.
+            (Excuse::HostFrozenWithClock, lease_end + at.saturating_sub(since))
+        } else if caught.contains(&lease_end) {
+            (Excuse::HostFrozen, at + GUARD_WAKES_WITHIN)
+        } else {
+            return;
+        };
+        inner.excuses.windows.push(Window { node: Some(node), excuse, from: at, until });
     }
 
-    /// All servers at this instant: about ten times a second, and whenever it matters.
-    pub fn tick(&self, view: &WorldView) {
+    /// From now on clocks differ by more than the bound, or may be off from when they did.
+    pub fn clocks_beyond_rate(&self) {
+        let from = (self.true_time)();
+        let excuse = Excuse::ClockBeyondRate;
+        let window = Window { node: None, excuse, from, until: Duration::MAX };
+        self.lock().excuses.windows.push(window);
+    }
+
+    /// The next end of a lease: an instant at which it matters to look.
+    #[must_use]
+    pub fn next_lease_end(&self) -> Option<Duration> {
+        let at = (self.true_time)();
+        self.lock().self_fencing.next_end(at)
+    }
+
+    /// All servers at this instant, as far as no instant may be missed: whenever something happens
+    /// to one of them.
+    pub fn look(&self, view: &WorldView) {
         let at = (self.true_time)();
         let inner = &mut *self.lock();
         inner.single_writer.look(at, view, &inner.excuses, &mut inner.findings);
+        inner.self_fencing.look(at, view, &inner.excuses, &mut inner.findings);
+    }
+
+    /// The same, and what is only looked at ten times a second.
+    pub fn tick(&self, view: &WorldView) {
+        self.look(view);
+        let at = (self.true_time)();
+        let inner = &mut *self.lock();
         let leading = inner.raft_views.iter().filter(|(_, view)| view.leads);
         let leader = leading.max_by_key(|(_, view)| view.term).map(|(node, _)| *node);
         inner.liveness.led_by(leader);
         inner.liveness.look(at, view, &mut inner.findings);
     }
 
+    /// Nothing is broken any more: orders that are asked for from here on have to be taken.
+    pub fn faults_over(&self) {
+        let at = (self.true_time)();
+        self.lock().answers.healed(at);
+    }
+
     /// Faults have ended for these servers: they have to recover within the bound.
     pub fn healed(&self, healed: Healed) {
         self.lock().liveness.healed(healed);
-    }
-
-    /// Faults have begun again.
-    pub fn broken_again(&self) {
-        self.lock().liveness.broken_again();
     }
 
     /// When the expected recovery was complete.
@@ -176,6 +219,9 @@ impl Oracle {
             inner.durability.became_primary(at, server, epoch, rows, &mut inner.findings);
             inner.bounded_loss.count(at, server, epoch, rows, &mut inner.findings);
         }
+        if settled {
+            inner.durability.finish(at, &mut inner.findings);
+        }
         inner.answers.finish(at, settled, &mut inner.findings);
     }
 
@@ -206,6 +252,7 @@ impl Oracle {
             loss_bytes_max: inner.bounded_loss.loss_bytes_max,
             given_up_rows: inner.durability.given_up_rows,
             overlap_longest: inner.findings.overlap_longest,
+            late_acknowledgements: inner.findings.late_acknowledgements,
             ..inner.summary.clone()
         }
     }
@@ -277,8 +324,7 @@ impl Inner {
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
         self.membership.acknowledged(ack, lease_until, findings);
-        Durability::confirmed(ack, &self.newest, findings);
-        self.durability.acknowledged(ack);
+        self.durability.acknowledged(ack, findings);
         if !overlaps {
             self.bounded_loss.acknowledged(ack);
         }
@@ -343,6 +389,7 @@ mod tests {
     use super::super::Invariant;
     use super::super::testing::{birth, commit, ms, primary, rows, standby, state, sync_commit};
     use super::*;
+    use pg_replica::control::Mode;
     use pg_replica::ids::SystemId;
 
     fn oracle() -> Oracle {
@@ -406,9 +453,28 @@ mod tests {
     }
 
     #[test]
+    fn a_freeze_is_an_excuse_only_where_it_went_past_the_lease() {
+        let covered = |since, lease_end, with_clock| {
+            let oracle = oracle();
+            oracle.lease(NodeId(1), Epoch(1), ms(lease_end));
+            oracle.thawed(NodeId(1), ms(since), with_clock);
+            let inner = oracle.lock();
+            let covers = |at| inner.excuses.cover(NodeId(1), ms(at));
+            (0..1_000).filter(|at| covers(*at)).max()
+        };
+        assert_eq!(covered(10, 400, false), None);
+        assert_eq!(covered(10, 90, false), Some(120));
+        assert_eq!(covered(10, 9, false), None);
+        assert_eq!(covered(10, 400, true), Some(490));
+    }
+
+    #[test]
     fn a_row_that_is_gone_at_the_end_is_told() {
         let oracle = oracle();
-        held(&oracle, 2, 1, 1);
+        let mut strict = state(2, 1, Some(1));
+        strict.settings.mode = Mode::QuorumSync;
+        oracle.control(NodeId(1), &Arc::new(strict));
+        oracle.lease(NodeId(1), Epoch(1), ms(10_000));
         oracle.fact(Fact::Acknowledged(sync_commit(10, 1, 1, 1)));
         oracle.finish(Some((NodeId(1), Epoch(1), &[])), true);
         let first = oracle.first_violation().expect("a lost row");

@@ -78,6 +78,7 @@ pub(super) fn state(version: u64, epoch: u64, holder: Option<u64>) -> ControlSta
     };
     let mut state = ControlState { version, cluster: "test".into(), ..ControlState::default() };
     state.members = (1..=3).map(|n| (NodeId(n), member(n))).collect::<BTreeMap<_, _>>();
+    state.admitted = state.members.keys().copied().collect();
     state.primacy.epoch = Epoch(epoch);
     state.primacy.holder = holder.map(NodeId);
     state.primacy.last_holder = holder.map(NodeId);

@@ -50,7 +50,7 @@ pub struct Promise {
 /// A fault after which the guarantee table promises less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Excuse {
-    /// The whole host was frozen, guard included, while its clock went on.
+    /// The whole host was frozen past the end of its lease, guard included; its clock went on.
     HostFrozen,
     /// The whole host was frozen and its clock with it.
     HostFrozenWithClock,

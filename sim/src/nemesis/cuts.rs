@@ -10,8 +10,14 @@ use super::Machines;
 
 /// Directions, each from one place to another.
 type Ways = Vec<(Place, Place)>;
-/// Resolves a target to the machines that exist.
-type Resolve<'a> = &'a dyn Fn(Target) -> Vec<NodeId>;
+
+/// What one event draws on.
+pub(super) struct Dice<'a> {
+    /// Resolves a target to the machines that exist.
+    pub(super) resolve: &'a dyn Fn(Target) -> Vec<NodeId>,
+    /// A number below this one.
+    pub(super) draw: &'a dyn Fn(usize) -> usize,
+}
 
 /// The port of a cut; `None` is both.
 pub(super) fn port(ports: Ports) -> Option<Port> {
@@ -23,18 +29,21 @@ pub(super) fn port(ports: Ports) -> Option<Port> {
 }
 
 /// The directions that a shape cuts.
-pub(super) fn of(shape: &Shape, resolve: Resolve<'_>, machines: &impl Machines) -> Ways {
+pub(super) fn of(shape: &Shape, dice: &Dice<'_>, machines: &impl Machines) -> Ways {
+    let resolve = dice.resolve;
     match shape {
         Shape::Halves => {
-            let hosts = shuffled(machines.hosts(), machines);
-            let clients = shuffled(machines.clients(), machines);
+            let hosts = shuffled(machines.hosts(), dice);
+            let clients = shuffled(machines.clients(), dice);
             let (left, right) = hosts.split_at(hosts.len() / 2);
             let (with_left, with_right) = clients.split_at(clients.len() / 2);
             apart(&[places(left, with_left), with_operator(places(right, with_right))])
         }
-        Shape::Minority => around(&resolve(Target::Minority), None, machines),
-        Shape::Isolate { target, clients } => around(&resolve(*target), Some(*clients), machines),
-        Shape::MajoritiesRing => ring(&shuffled(machines.hosts(), machines)),
+        Shape::Minority => around(&resolve(Target::Minority), None, dice, machines),
+        Shape::Isolate { target, clients } => {
+            around(&resolve(*target), Some(*clients), dice, machines)
+        }
+        Shape::MajoritiesRing => ring(&shuffled(machines.hosts(), dice)),
         Shape::OneWay { from, to } => pairs(&resolve(*from), &resolve(*to)),
         Shape::PeersOnly { target } => {
             let inside = resolve(*target);
@@ -44,12 +53,13 @@ pub(super) fn of(shape: &Shape, resolve: Resolve<'_>, machines: &impl Machines) 
             ways.extend(pairs(&outside, &inside));
             ways
         }
-        Shape::Sides(sides) => apart(&groups(sides, resolve, machines)),
+        Shape::Sides(sides) => apart(&groups(sides, dice, machines)),
     }
 }
 
 /// The directions whose links a flaw concerns.
-pub(super) fn links(links: Links, resolve: Resolve<'_>, machines: &impl Machines) -> Ways {
+pub(super) fn links(links: Links, dice: &Dice<'_>, machines: &impl Machines) -> Ways {
+    let resolve = dice.resolve;
     let everywhere = with_operator(places(&machines.hosts(), &machines.clients()));
     let all = everywhere
         .iter()
@@ -66,12 +76,17 @@ pub(super) fn links(links: Links, resolve: Resolve<'_>, machines: &impl Machines
 }
 
 /// These machines and so many clients against the rest; `None` takes a fair share of the clients.
-fn around(inside: &[NodeId], clients: Option<u32>, machines: &impl Machines) -> Ways {
+fn around(
+    inside: &[NodeId],
+    clients: Option<u32>,
+    dice: &Dice<'_>,
+    machines: &impl Machines,
+) -> Ways {
     let hosts = machines.hosts();
     if inside.is_empty() || inside.len() == hosts.len() {
         return Vec::new();
     }
-    let mut outside_clients = shuffled(machines.clients(), machines);
+    let mut outside_clients = shuffled(machines.clients(), dice);
     let fair = outside_clients.len() * inside.len() / hosts.len();
     let count = clients.map_or(fair, |count| count as usize).min(outside_clients.len());
     let inside_clients: Vec<u32> = outside_clients.drain(..count).collect();
@@ -81,13 +96,13 @@ fn around(inside: &[NodeId], clients: Option<u32>, machines: &impl Machines) -> 
 }
 
 /// Sides as they are written: who is named earlier is not taken again.
-fn groups(sides: &[Side], resolve: Resolve<'_>, machines: &impl Machines) -> Vec<Vec<Place>> {
+fn groups(sides: &[Side], dice: &Dice<'_>, machines: &impl Machines) -> Vec<Vec<Place>> {
     let mut free_hosts = machines.hosts();
     let mut free_clients = machines.clients();
     let mut groups = Vec::new();
     for side in sides {
         let mut group = Vec::new();
-        for node in side.members.iter().flat_map(|target| resolve(*target)) {
+        for node in side.members.iter().flat_map(|target| (dice.resolve)(*target)) {
             if let Some(index) = free_hosts.iter().position(|free| *free == node) {
                 free_hosts.remove(index);
                 group.push(Place::Host(node));
@@ -152,9 +167,9 @@ fn with_operator(mut group: Vec<Place>) -> Vec<Place> {
     group
 }
 
-fn shuffled<T>(mut list: Vec<T>, machines: &impl Machines) -> Vec<T> {
+fn shuffled<T>(mut list: Vec<T>, dice: &Dice<'_>) -> Vec<T> {
     for end in (1..list.len()).rev() {
-        list.swap(end, machines.draw(end + 1));
+        list.swap(end, (dice.draw)(end + 1));
     }
     list
 }

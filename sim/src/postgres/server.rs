@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pg_replica::env::{Process, Side};
-use pg_replica::ids::{Epoch, NodeId, SystemId, WalPosition};
+use pg_replica::ids::{Epoch, Lsn, NodeId, SystemId, WalPosition};
 use pg_replica::sabotage::Sabotage;
 
 use super::durable::{Directory, SetAside};
 use super::state::{Ending, Phase, Running, State};
 use super::wire::{Input, Registry};
+use crate::clock::true_now;
 use crate::host::{Host, ProcessKind};
 use crate::place::Place;
 use crate::scenario::PostgresFlaw;
@@ -247,6 +248,22 @@ impl Server {
     #[must_use]
     pub fn position(&self) -> Option<WalPosition> {
         Some(self.0.state().directory.as_ref()?.position())
+    }
+
+    /// Whether a commit waits for the disk or for standbys.
+    #[must_use]
+    pub fn has_waiting_commits(&self) -> bool {
+        self.0.state().running.as_ref().is_some_and(|run| !run.commits.is_empty())
+    }
+
+    /// How far readers of a standby see; a primary has no more to replay than it has flushed.
+    #[must_use]
+    pub fn replayed(&self) -> Option<Lsn> {
+        let mut state = self.0.state();
+        let stuck = state.flaws.has(PostgresFlaw::ReplayStuck);
+        let flushed = state.directory.as_ref()?.position().flushed;
+        let run = state.running.as_mut().filter(|run| run.side == Side::Standby);
+        Some(run.map_or(flushed, |run| run.advance_replay(true_now(), stuck)))
     }
 
     /// In recovery or not; `None` where the directory is empty.

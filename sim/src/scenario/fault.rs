@@ -309,6 +309,77 @@ pub enum Order {
     },
 }
 
+impl Fault {
+    /// Everybody whom it names.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        match self {
+            Self::Partition { shape, .. } => shape.targets(),
+            Self::Link { links: Links::All, .. } => Vec::new(),
+            Self::Link { links: Links::Of(target), .. } => vec![*target],
+            Self::Link { links: Links::OneWay { from, to }, .. } => vec![*from, *to],
+            Self::Crash { target, .. }
+            | Self::CrashLoop { target, .. }
+            | Self::Pause { target, .. }
+            | Self::PowerLoss { target }
+            | Self::ReplaceMachine { target, .. }
+            | Self::ClockRate { target, .. }
+            | Self::ClockJump { target, .. }
+            | Self::Disk { target, .. }
+            | Self::Postgres { target, .. } => vec![*target],
+            Self::Order { order, .. } => order.target().into_iter().collect(),
+        }
+    }
+
+    /// Whether it is nothing to a member without a Postgres.
+    #[must_use]
+    pub fn is_about_postgres(&self) -> bool {
+        match self {
+            Self::Crash { process, .. }
+            | Self::CrashLoop { process, .. }
+            | Self::Pause { process, .. } => *process == Process::Postgres,
+            Self::Postgres { .. } => true,
+            Self::Partition { .. }
+            | Self::Link { .. }
+            | Self::PowerLoss { .. }
+            | Self::ReplaceMachine { .. }
+            | Self::ClockRate { .. }
+            | Self::ClockJump { .. }
+            | Self::Disk { .. }
+            | Self::Order { .. } => false,
+        }
+    }
+}
+
+impl Shape {
+    fn targets(&self) -> Vec<Target> {
+        match self {
+            Self::Halves | Self::MajoritiesRing => Vec::new(),
+            Self::Minority => vec![Target::Minority],
+            Self::Isolate { target, .. } | Self::PeersOnly { target } => vec![*target],
+            Self::OneWay { from, to } => vec![*from, *to],
+            Self::Sides(sides) => sides.iter().flat_map(|side| side.members.clone()).collect(),
+        }
+    }
+}
+
+impl Order {
+    /// The member that it names.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Self::Switchover { to } | Self::Failover { to, .. } => *to,
+            Self::Remove { target } | Self::Tag { target, .. } => Some(*target),
+            Self::Pause
+            | Self::Resume
+            | Self::Add { .. }
+            | Self::SetMode(_)
+            | Self::SetLease(_)
+            | Self::SetMaxLag(_) => None,
+        }
+    }
+}
+
 /// How an order has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {

@@ -8,11 +8,6 @@
 //! Reading is strict. What is not known, not used or not possible is an error with a line and a
 //! column, because a fault that silently does nothing proves nothing.
 
-#![allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "a reader wants one kind of value, and refuses or passes over every other"
-)]
-
 mod fault;
 mod guarantee;
 mod plan;
@@ -29,7 +24,9 @@ pub use fault::{
     Answer, DiskFlaw, Fault, LinkFlaw, Links, Order, Ports, PostgresFlaw, Process, Shape,
 };
 pub use guarantee::unpromised;
-pub use plan::{Bounds, Cluster, EndPrimary, Expect, FORMAT, Plan, PlanEvent, Workload, fnv1a};
+pub use plan::{
+    Bounds, Cluster, EndPrimary, Expect, FORMAT, Overlap, Plan, PlanEvent, Workload, fnv1a,
+};
 pub use read::{Document, read, read_file};
 pub use swarm::Profile;
 pub use target::{Roles, Side, Target};

@@ -25,6 +25,9 @@ pub struct Plan {
     pub claim: String,
     /// Every random choice that the plan leaves open follows from it.
     pub seed: u64,
+    /// It came out of a random budget: an event of it may find nobody whom it could concern. In a
+    /// written one every event has to find somebody.
+    pub drawn: bool,
     /// The cluster.
     pub cluster: Cluster,
     /// The clients.
@@ -56,6 +59,8 @@ pub struct Cluster {
     pub timing: Timing,
     /// The bound on loss.
     pub max_lag_bytes: u64,
+    /// After how many entries of the consensus log a snapshot follows.
+    pub snapshot_every: u64,
     /// Priorities other than the usual one.
     pub priorities: BTreeMap<NodeId, u32>,
     /// Members that automatic failover passes over.
@@ -98,9 +103,8 @@ pub struct Expect {
     pub silent: Vec<(Duration, Duration)>,
     /// At most so many acknowledged rows are missing in the end.
     pub lost_acknowledged: Option<u64>,
-    /// Two servers acknowledging at a time is reported and not a violation: a cell of the
-    /// guarantee that is a dash.
-    pub overlap_reported: bool,
+    /// For how long two servers may be willing at a time.
+    pub overlap: Overlap,
     /// Who is primary in the end.
     pub primary: Option<EndPrimary>,
     /// How many primacies were given after the first.
@@ -113,6 +117,18 @@ pub struct Expect {
     pub sometimes: BTreeSet<Sometimes>,
     /// The run must violate this invariant, and no other outcome will do.
     pub violation: Option<String>,
+}
+
+/// For how long two servers may be willing at a time, in a cell of the guarantee that is a dash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlap {
+    /// The run stays within the guarantee: never.
+    #[default]
+    None,
+    /// No longer than this.
+    AtMost(Duration),
+    /// However long: it is measured.
+    Reported,
 }
 
 /// Who is primary in the end.

@@ -1,5 +1,10 @@
 //! A file as a plan or a profile, or one sentence that says what is wrong with it and where.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value, and refuses or passes over every other"
+)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
@@ -7,13 +12,16 @@ use std::time::Duration;
 
 use pg_replica::control::{Mode, Settings, Timing};
 use pg_replica::ids::NodeId;
+use pg_replica::runtime::SNAPSHOT_EVERY;
 use pg_replica::sabotage::Saboteur;
 
 use crate::sometimes::Sometimes;
 
 use super::fault::{Fault, Order};
 use super::guarantee::unpromised;
-use super::plan::{Bounds, Cluster, EndPrimary, Expect, FORMAT, Plan, PlanEvent, Workload};
+use super::plan::{
+    Bounds, Cluster, EndPrimary, Expect, FORMAT, Overlap, Plan, PlanEvent, Workload,
+};
 use super::read_event::{Known, read_event, read_mode};
 use super::saboteur_named;
 use super::swarm::{Profile, read_swarm};
@@ -76,18 +84,24 @@ pub fn read(file: &str, text: &str) -> Result<Document, BadInput> {
     let members = plan.cluster.members().collect();
     let mut known = Known { members, clients: plan.workload.writers + plan.workload.readers };
     known.meet_all(&events);
+    let mut spans = Vec::new();
     for value in events {
         let span = value.span.clone();
         let event = read_event(value.fields(&source, "an event")?, &mut known)?;
         check_time(&event, plan.duration).map_err(|why| source.bad(&span, why))?;
-        check_target(&event, &plan).map_err(|why| source.bad(&span, why))?;
+        spans.push(span);
         plan.events.push(event);
+    }
+    for (event, span) in plan.events.iter().zip(spans) {
+        check_target(event, &plan).map_err(|why| source.bad(&span, why))?;
     }
     plan.events.sort_by_key(|event| event.at);
     if let Some(why) = unpromised(&plan)
-        && !plan.expect.overlap_reported
+        && plan.expect.overlap == Overlap::None
     {
-        return Err(fields.bad(format!("{why}: say `overlap = \"reported\"` in [expect]")));
+        return Err(fields.bad(format!(
+            "{why}: say `overlap = \"reported\"` in [expect], or how long it may be: \"<=2s\""
+        )));
     }
     check_end(&plan, &known).map_err(|why| fields.bad(why))?;
     fields.finish()?;
@@ -118,6 +132,7 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
     let stem = Path::new(file).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
     let name = fields.text("name")?.unwrap_or(stem);
     let seed = read_seed(fields)?;
+    let drawn = fields.flag("drawn")?.unwrap_or(false);
     let duration_value = fields.need("duration")?;
     let duration = duration_value.duration(fields.source(), "duration")?;
     if duration < Duration::from_secs(1) {
@@ -136,6 +151,7 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
         name,
         claim,
         seed,
+        drawn,
         cluster,
         workload,
         events: Vec::new(),
@@ -166,6 +182,7 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
         unborn: false,
         timing: defaults.timing,
         max_lag_bytes: defaults.max_lag_bytes,
+        snapshot_every: SNAPSHOT_EVERY,
         priorities: std::collections::BTreeMap::new(),
         no_failover: BTreeSet::new(),
     };
@@ -179,6 +196,12 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
     cluster.commit_fence = fields.flag("commit_fence")?.unwrap_or(true);
     cluster.unborn = fields.flag("unborn")?.unwrap_or(false);
     cluster.max_lag_bytes = fields.whole("max_lag")?.unwrap_or(cluster.max_lag_bytes);
+    if let Some(value) = fields.take("snapshot_every") {
+        cluster.snapshot_every = value.whole(fields.source(), "snapshot_every")?;
+        if cluster.snapshot_every < 10 {
+            return Err(fields.source().bad(&value.span, "a snapshot follows 10 entries or more"));
+        }
+    }
     read_timing(&mut fields, &mut cluster.timing)?;
     read_tags(&mut fields, &mut cluster)?;
     fields.finish()?;
@@ -302,11 +325,10 @@ fn read_expect(
     }
     expect.lost_acknowledged = fields.whole("lost_acknowledged")?;
     if let Some(value) = fields.take("overlap") {
-        expect.overlap_reported = match value.text(fields.source(), "overlap")?.as_str() {
-            "none" => false,
-            "reported" => true,
-            _ => return Err(fields.source().bad(&value.span, "`overlap` is none or reported")),
-        };
+        let text = value.text(fields.source(), "overlap")?;
+        expect.overlap = overlap(&text).ok_or_else(|| {
+            fields.source().bad(&value.span, "`overlap` is none, reported or a bound: \"<=2s\"")
+        })?;
     }
     if let Some(value) = fields.take("primary") {
         let text = value.text(fields.source(), "primary")?;
@@ -332,6 +354,14 @@ fn read_expect(
     }
     fields.finish()?;
     Ok(expect)
+}
+
+fn overlap(text: &str) -> Option<Overlap> {
+    match text {
+        "none" => Some(Overlap::None),
+        "reported" => Some(Overlap::Reported),
+        _ => Some(Overlap::AtMost(parse_duration(text.strip_prefix("<=")?).ok()?)),
+    }
 }
 
 fn read_silence(
@@ -406,29 +436,53 @@ fn check_time(event: &PlanEvent, duration: Duration) -> Result<(), String> {
 
 /// A target that can never mean anybody is an error, not a fault that silently does nothing.
 pub(super) fn check_target(event: &PlanEvent, plan: &Plan) -> Result<(), String> {
-    let wants_sync = matches!(
-        &event.fault,
-        Fault::Crash { target: Target::SyncStandby, .. }
-            | Fault::Pause { target: Target::SyncStandby, .. }
-            | Fault::PowerLoss { target: Target::SyncStandby }
-            | Fault::Postgres { target: Target::SyncStandby, .. }
-    );
-    let becomes_sync = |before: &PlanEvent| {
-        matches!(before.fault, Fault::Order { order: Order::SetMode(Mode::QuorumSync), .. })
-    };
-    let ever_sync = plan.cluster.mode == Mode::QuorumSync || plan.events.iter().any(becomes_sync);
-    if wants_sync && !ever_sync {
-        return Err("there is no sync-standby in async mode".into());
-    }
-    let wants_standby = matches!(
-        &event.fault,
-        Fault::Crash { target: Target::Standby | Target::Standbys, .. }
-            | Fault::Pause { target: Target::Standby | Target::Standbys, .. }
-    );
-    if wants_standby && plan.cluster.nodes == 1 {
-        return Err("a single node has no standby".into());
+    let cluster = &plan.cluster;
+    let orders = |wanted: fn(&Fault) -> bool| plan.events.iter().any(|other| wanted(&other.fault));
+    let ever_sync = cluster.mode == Mode::QuorumSync
+        || orders(|f| matches!(f, Fault::Order { order: Order::SetMode(Mode::QuorumSync), .. }));
+    let grows = orders(|f| {
+        matches!(f, Fault::Order { order: Order::Add { .. }, .. } | Fault::ReplaceMachine { .. })
+    });
+    let single = cluster.nodes == 1 && !grows;
+    for target in event.fault.targets() {
+        match target {
+            Target::SyncStandby if !ever_sync => {
+                return Err("there is no sync-standby in async mode".into());
+            }
+            Target::Standby | Target::Standbys if single => {
+                return Err("a single node has no standby".into());
+            }
+            Target::Minority | Target::Others | Target::OldPrimary if single => {
+                return Err(format!("in a cluster of one, {target} is nobody"));
+            }
+            Target::Node(node) if event.fault.is_about_postgres() && is_witness(node, plan) => {
+                return Err(format!("{} is a witness, and has no Postgres", node.0));
+            }
+            Target::SyncStandby
+            | Target::Standby
+            | Target::Standbys
+            | Target::Minority
+            | Target::Others
+            | Target::OldPrimary
+            | Target::Node(_)
+            | Target::Primary
+            | Target::Leader
+            | Target::One
+            | Target::MajorityWithPrimary
+            | Target::All => {}
+        }
     }
     Ok(())
+}
+
+fn is_witness(node: NodeId, plan: &Plan) -> bool {
+    let cluster = &plan.cluster;
+    let admitted = |event: &PlanEvent| {
+        matches!(event.fault,
+            Fault::Order { order: Order::Add { node: new, witness: true }, .. } if new == node)
+    };
+    cluster.members().any(|member| member == node) && !cluster.keeps_data(node)
+        || plan.events.iter().any(admitted)
 }
 
 /// The expected last primary may be a member that was added during the run.

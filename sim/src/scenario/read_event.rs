@@ -1,5 +1,10 @@
 //! One event of a file: its fault, its parameters, and nothing else.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value, and refuses or passes over every other"
+)]
+
 use std::str::FromStr;
 use std::time::Duration;
 

@@ -4,15 +4,21 @@
 //! have a list to choose from, or a range. A drawn event is read by the same reader as a written
 //! one, so that the two can never mean different things.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value, and refuses or passes over every other"
+)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pg_replica::control::Mode;
 
+use crate::invariants::GUARD_WAKES_WITHIN;
 use crate::streams::{Concern, Stream, Streams};
 
-use super::guarantee::unpromised;
-use super::plan::{Bounds, Plan, PlanEvent};
+use super::guarantee::{may_be_caught, unpromised};
+use super::plan::{Bounds, Overlap, Plan, PlanEvent};
 use super::read::{bounds, check_size, check_target};
 use super::read_event::{Known, mode_named, read_event};
 use super::text::{
@@ -51,6 +57,7 @@ impl Profile {
         let draw = Streams::new(seed).stream(Concern::Plan);
         let mut plan = self.base.clone();
         plan.seed = seed;
+        plan.drawn = true;
         plan.cluster.nodes = *draw.pick(&self.nodes);
         plan.cluster.witnesses = *draw.pick(&self.witnesses);
         plan.cluster.mode = *draw.pick(&self.modes);
@@ -71,6 +78,9 @@ impl Profile {
             }
         }
         plan.events.sort_by_key(|event| event.at);
+        if may_be_caught(&plan) {
+            plan.expect.overlap = Overlap::AtMost(GUARD_WAKES_WITHIN);
+        }
         plan
     }
 
@@ -225,7 +235,7 @@ fn read_entry(mut fields: Fields<'_>) -> Result<Entry, BadInput> {
 /// Adds the event, unless one writer would not be promised any more: then a violation would mean
 /// nothing. A dash of the guarantee is a scenario's business.
 fn keep_if_promised(plan: &mut Plan, event: PlanEvent) {
-    if plan.cluster.mode == Mode::Async && check_target(&event, plan).is_err() {
+    if check_target(&event, plan).is_err() {
         return;
     }
     plan.events.push(event);
@@ -244,6 +254,12 @@ fn name_members(drawn: &mut BTreeMap<String, (Span, Value)>, draw: &Stream, know
         }
     }
     add_number(drawn, known);
+    // A range across zero holds the one rate that is no fault.
+    if let Some((_, ppm)) = drawn.get_mut("ppm")
+        && ppm.item == Item::Whole(0)
+    {
+        ppm.item = Item::Whole(1);
+    }
 }
 
 fn add_number(drawn: &mut BTreeMap<String, (Span, Value)>, known: &Known) {

@@ -131,7 +131,17 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(node) => write!(f, "node:{}", node.0),
-            named => f.write_str(named.name()),
+            Self::Primary
+            | Self::Leader
+            | Self::Standby
+            | Self::Standbys
+            | Self::SyncStandby
+            | Self::OldPrimary
+            | Self::One
+            | Self::Minority
+            | Self::MajorityWithPrimary
+            | Self::Others
+            | Self::All => f.write_str(self.name()),
         }
     }
 }

@@ -2,6 +2,11 @@
 //!
 //! It owns the words for durations and ranges, and knows nothing of scenarios.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader wants one kind of value, and refuses or passes over every other"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;

@@ -6,7 +6,7 @@ use pg_replica::control::{Mode, Timing};
 use toml::{Table, Value};
 
 use super::fault::{Answer, DiskFlaw, Fault, LinkFlaw, Links, Order, Ports, Shape};
-use super::plan::{Cluster, EndPrimary, Expect, FORMAT, Plan, PlanEvent, Workload};
+use super::plan::{Cluster, EndPrimary, Expect, FORMAT, Overlap, Plan, PlanEvent, Workload};
 use super::saboteur_name;
 use super::text::write_duration;
 
@@ -19,6 +19,9 @@ pub(super) fn plan_table(plan: &Plan, with_seed: bool) -> Table {
     if with_seed {
         // A seed above what TOML's integers hold is written as text.
         put(&mut table, "seed", plan.seed.to_string());
+    }
+    if plan.drawn {
+        put(&mut table, "drawn", true);
     }
     put(&mut table, "duration", span(plan.duration));
     put(&mut table, "cluster", cluster_table(&plan.cluster));
@@ -51,6 +54,7 @@ fn cluster_table(cluster: &Cluster) -> Table {
     put(&mut table, "commit_fence", cluster.commit_fence);
     put(&mut table, "unborn", cluster.unborn);
     put(&mut table, "max_lag", whole(cluster.max_lag_bytes));
+    put(&mut table, "snapshot_every", whole(cluster.snapshot_every));
     for (key, ms) in timing_fields(&cluster.timing) {
         put(&mut table, key, span(Duration::from_millis(ms)));
     }
@@ -293,8 +297,12 @@ fn expect_table(expect: &Expect) -> Table {
     if let Some(lost) = expect.lost_acknowledged {
         put(&mut table, "lost_acknowledged", whole(lost));
     }
-    if expect.overlap_reported {
-        put(&mut table, "overlap", "reported");
+    match expect.overlap {
+        Overlap::None => {}
+        Overlap::AtMost(most) => {
+            put(&mut table, "overlap", format!("<={}", write_duration(most)));
+        }
+        Overlap::Reported => put(&mut table, "overlap", "reported"),
     }
     if let Some(primary) = expect.primary {
         let text = match primary {

@@ -69,6 +69,7 @@ pub(crate) struct Seeds {
 /// Carries out the command line; `runner` makes the runs.
 #[must_use]
 pub fn main(runner: Runner) -> ExitCode {
+    end_when_nobody_listens();
     let ended = match Cli::parse().verb {
         Verb::Run(args) => runs::run(runner, &args),
         Verb::Sweep(args) => sweep::sweep(runner, &args),
@@ -86,6 +87,19 @@ pub fn main(runner: Runner) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A reader that has seen enough (`sim list | head`) closes the pipe. That is no failure of ours:
+/// the program ends, in silence, instead of panicking over the line that it cannot print.
+fn end_when_nobody_listens() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        before(panic);
+    }));
 }
 
 impl Seeds {
@@ -119,7 +133,9 @@ fn parse_saboteur(text: &str) -> Result<Saboteur, String> {
 /// memory, and which process it is.
 pub(crate) fn entropy_of_no_seed() -> u64 {
     let here = Box::new(0_u8);
-    u64::from(std::process::id()) ^ (&raw const *here).addr() as u64
+    let mixed = u64::from(std::process::id()) ^ (&raw const *here).addr() as u64;
+    // Spread over all bits, so that any few of them differ.
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
 /// An error of the tool's own surroundings: it is no violation, and nothing was proven either.

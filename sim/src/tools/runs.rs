@@ -4,6 +4,7 @@ use std::fs;
 
 use clap::Args;
 use pg_replica::sabotage::Saboteur;
+use serde_json::json;
 
 use crate::report::{RunOptions, RunReport, Runner};
 use crate::scenario::{BadInput, Document, Plan, read_file};
@@ -22,6 +23,9 @@ pub(super) struct RunArgs {
     /// Show the trace: one line per event, a column per node.
     #[arg(long)]
     trace: bool,
+    /// One JSON object per file on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
     /// Break this rule of the product.
     #[arg(long, value_parser = parse_saboteur)]
     sabotage: Option<Saboteur>,
@@ -34,6 +38,9 @@ pub(super) struct ReplayArgs {
     /// Leave the trace out.
     #[arg(long)]
     quiet: bool,
+    /// One JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -52,7 +59,9 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
     for document in &documents {
         let plan = document.plan(args.seed.unwrap_or(document.base().seed));
         let report = alone(runner, &plan, &options);
-        if documents.len() == 1 {
+        if args.json {
+            println!("{}", object(&plan, &report));
+        } else if documents.len() == 1 {
             println!("{}: {}", plan.name, plan.claim);
             println!("{report}");
         } else {
@@ -63,7 +72,7 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
             failure::tell(runner, &plan, &report, &options);
         }
     }
-    if documents.len() > 1 {
+    if documents.len() > 1 && !args.json {
         println!("{} scenarios, {failed} failed", documents.len());
     }
     Ok(if failed == 0 { Ending::Clean } else { Ending::Violation })
@@ -78,8 +87,12 @@ pub(super) fn replay(runner: Runner, args: &ReplayArgs) -> Result<Ending, BadInp
     };
     let options = RunOptions { keep_trace: !args.quiet, ..RunOptions::default() };
     let report = alone(runner, &plan, &options);
-    println!("{}: {}", plan.name, plan.claim);
-    println!("{report}");
+    if args.json {
+        println!("{}", object(&plan, &report));
+    } else {
+        println!("{}: {}", plan.name, plan.claim);
+        println!("{report}");
+    }
     Ok(if report.is_clean() { Ending::Clean } else { Ending::Violation })
 }
 
@@ -98,6 +111,16 @@ pub(super) fn list(args: &ListArgs) -> Result<Ending, BadInput> {
     }
     println!("{} scenarios", files.len());
     Ok(Ending::Clean)
+}
+
+/// A run for a program to read: the report, and of what it is one.
+fn object(plan: &Plan, report: &RunReport) -> serde_json::Value {
+    json!({
+        "name": plan.name,
+        "claim": plan.claim,
+        "clean": report.is_clean(),
+        "report": report,
+    })
 }
 
 fn line(plan: &Plan, report: &RunReport) -> String {

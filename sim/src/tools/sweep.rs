@@ -31,6 +31,9 @@ pub(super) struct SweepArgs {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+    /// Fail, and name them, where some rare states were never reached.
+    #[arg(long)]
+    require_all_states: bool,
     /// Break this rule of the product.
     #[arg(long, value_parser = parse_saboteur)]
     sabotage: Option<Saboteur>,
@@ -72,7 +75,11 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
     if args.json {
         println!("{}", tally.json());
     }
-    Ok(if tally.failed.is_empty() { Ending::Clean } else { Ending::Violation })
+    let lacking = args.require_all_states && !tally.never().is_empty();
+    if lacking {
+        eprintln!("these seeds prove nothing about: {}", tally.never().join(", "));
+    }
+    Ok(if tally.failed.is_empty() && !lacking { Ending::Clean } else { Ending::Violation })
 }
 
 impl Tally {

@@ -1,7 +1,7 @@
 //! What the clients remember: every write with its true times, and what follows from it.
 //!
 //! It is the other side of the oracle's view: the oracle sees what servers answered, this sees what
-//! arrived. Outages are measured here, because an outage is what clients notice.
+//! arrived. Outages are measured from here, because an outage is what clients notice.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,23 +34,6 @@ pub struct Operation {
     pub ended_at: Duration,
     /// How it ended.
     pub ended: Ended,
-}
-
-/// A span of true time without a single acknowledged write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The last acknowledgement before it.
-    pub from: Duration,
-    /// The first one after it.
-    pub to: Duration,
-}
-
-impl Gap {
-    /// How long it was.
-    #[must_use]
-    pub fn length(self) -> Duration {
-        self.to.saturating_sub(self.from)
-    }
 }
 
 /// Every write of every client, in the order in which they ended.
@@ -96,60 +79,12 @@ impl History {
         acknowledged.map(|operation| operation.row).collect()
     }
 
-    /// The rows whose clients were told that nothing was written: none of them may ever appear.
+    /// The rows whose clients were told that nothing was written: none of them may be there when
+    /// the rows are counted.
     #[must_use]
     pub fn refused(&self) -> BTreeSet<Row> {
         let refused = self.operations.iter().filter(|o| o.ended == Ended::Refused);
         refused.map(|operation| operation.row).collect()
-    }
-
-    /// The spans between `from` and `until` that are longer than `shortest` and in which none of
-    /// the clients that `counts` accepts was told COMMIT.
-    #[must_use]
-    pub fn gaps(
-        &self,
-        from: Duration,
-        until: Duration,
-        shortest: Duration,
-        counts: impl Fn(u32) -> bool,
-    ) -> Vec<Gap> {
-        let within = self.operations.iter().filter(|operation| {
-            operation.ended == Ended::Acknowledged
-                && counts(operation.row.client)
-                && (from..=until).contains(&operation.ended_at)
-        });
-        let mut gaps = Vec::new();
-        let mut last = from;
-        for at in within.map(|operation| operation.ended_at).chain([until]) {
-            gaps.push(Gap { from: last, to: at });
-            last = at;
-        }
-        gaps.retain(|gap| gap.length() > shortest);
-        gaps
-    }
-
-    /// The outages: gaps of more than three times the pause that clients make anyway.
-    #[must_use]
-    pub fn outages(
-        &self,
-        from: Duration,
-        until: Duration,
-        think: Duration,
-        counts: impl Fn(u32) -> bool,
-    ) -> Vec<Gap> {
-        self.gaps(from, until, think * 3, counts)
-    }
-
-    /// The longest span without an acknowledgement; zero where the span itself is empty.
-    #[must_use]
-    pub fn longest_gap(
-        &self,
-        from: Duration,
-        until: Duration,
-        counts: impl Fn(u32) -> bool,
-    ) -> Duration {
-        let gaps = self.gaps(from, until, Duration::ZERO, counts);
-        gaps.into_iter().map(Gap::length).max().unwrap_or_default()
     }
 
     pub(super) fn record(&mut self, operation: Operation, connected_since: Duration) {
@@ -193,18 +128,6 @@ mod tests {
         history.record(write(2, 1, 1_450, Ended::Unknown), ms(0));
         history.record(write(2, 1, 1_460, Ended::Refused), ms(0));
         history
-    }
-
-    #[test]
-    fn an_outage_is_a_gap_that_thinking_does_not_explain() {
-        let outages = sample().outages(ms(0), ms(1_500), ms(100), |_| true);
-        assert_eq!(outages, [Gap { from: ms(300), to: ms(1_300) }]);
-    }
-
-    #[test]
-    fn the_beginning_and_the_end_count_as_gaps_too() {
-        assert_eq!(sample().longest_gap(ms(0), ms(9_000), |_| true), ms(7_600));
-        assert_eq!(sample().longest_gap(ms(0), ms(1_500), |client| client == 2), ms(1_500));
     }
 
     #[test]

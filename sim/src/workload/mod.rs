@@ -22,7 +22,7 @@ use crate::place::Place;
 use crate::streams::{Stream, Streams, lock};
 use crate::witness::Row;
 
-pub use history::{Ended, Gap, History, Operation};
+pub use history::{Ended, History, Operation};
 
 /// Servers that clients can connect to.
 pub trait Servers: Clone + Send + Sync + 'static {

@@ -19,7 +19,7 @@ use crate::invariants::{Oracle, Promise, ServerView, WorldView};
 use crate::postgres::{Registry, Server, ServerConfig, SimPostgres};
 use crate::report::{RunOptions, Violation};
 use crate::scenario::Plan;
-use crate::streams::{Concern, Stream, Streams, lock};
+use crate::streams::{Concern, Streams, lock};
 use crate::trace::{Kind, Trace};
 use crate::transport::Exchange;
 use crate::witness::Row;
@@ -46,7 +46,6 @@ pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) sabotage: Sabotage,
     pub(super) streams: Streams,
-    pub(super) nemesis: Stream,
     pub(super) fabric: Fabric,
     pub(super) exchange: Exchange,
     pub(super) registry: Registry,
@@ -57,12 +56,15 @@ pub(super) struct World {
     pub(super) orders: Mutex<Orders>,
     pub(super) counters: Arc<Mutex<Counters>>,
     pub(super) failed: Mutex<Vec<Violation>>,
-    pub(super) excused: Mutex<bool>,
+    /// Told when all servers have to be looked at.
+    pub(super) look: Arc<tokio::sync::Notify>,
     pub(super) before: Mutex<super::rare::Before>,
+    /// Which clients are out of touch with a majority of the machines, from when on.
+    pub(super) cut_off: Mutex<BTreeMap<Duration, BTreeSet<u32>>>,
     /// Machines that are down and answer nobody.
     pub(super) down: Mutex<BTreeSet<NodeId>>,
-    /// Machines that are frozen with their clocks.
-    pub(super) stopped_clocks: Mutex<BTreeSet<NodeId>>,
+    /// Machines that stand still: since when, and whether their clocks do as well.
+    pub(super) frozen: Mutex<BTreeMap<NodeId, (Duration, bool)>>,
     /// Clock rates that are not true.
     pub(super) rates: Mutex<BTreeMap<NodeId, i64>>,
     itself: std::sync::Weak<World>,
@@ -84,7 +86,6 @@ impl World {
         let world = Arc::new_cyclic(|itself| Self {
             plan: plan.clone(),
             sabotage,
-            nemesis: streams.stream(Concern::Nemesis),
             exchange: Exchange::new(fabric.clone(), sabotage),
             registry: Registry::new(fabric.clone()),
             fabric,
@@ -95,10 +96,11 @@ impl World {
             orders: Mutex::default(),
             counters: Arc::default(),
             failed: Mutex::default(),
-            excused: Mutex::new(false),
+            look: Arc::default(),
             before: Mutex::default(),
+            cut_off: Mutex::default(),
             down: Mutex::default(),
-            stopped_clocks: Mutex::default(),
+            frozen: Mutex::default(),
             rates: Mutex::default(),
             streams,
             itself: itself.clone(),
@@ -135,6 +137,7 @@ impl World {
             witness: Arc::new(WorldWitness {
                 oracle: self.oracle.clone(),
                 trace: self.trace.clone(),
+                look: self.look.clone(),
             }),
             registry: self.registry.clone(),
             commit_fence: self.plan.cluster.commit_fence,
@@ -165,6 +168,7 @@ impl World {
             settings,
             raft_heartbeat_ms: 150,
             raft_election_ms: (350, 500),
+            raft_snapshot_every: self.plan.cluster.snapshot_every,
             sabotage: self.sabotage,
         };
         let machine = Machine { host, server, guard, config, destroyed: false };
@@ -293,7 +297,7 @@ impl World {
         let servers = machines.iter().map(|machine| {
             let server = &machine.server;
             let position = server.position();
-            let own = position.map(|position| position.flushed).unwrap_or_default();
+            let own = server.replayed().unwrap_or_default();
             ServerView {
                 node: server.node(),
                 could_acknowledge: server.could_acknowledge_now(),
@@ -309,22 +313,18 @@ impl World {
         WorldView { servers: servers.collect() }
     }
 
-    pub(super) fn expectation_failed(&self, what: String) {
+    pub(super) fn expectation_failed(&self, invariant: &str, what: String) {
         let at = true_now().saturating_sub(*lock(&self.began));
-        lock(&self.failed).push(Violation { invariant: "I9".into(), at, what });
+        lock(&self.failed).push(Violation { invariant: invariant.into(), at, what });
     }
 
     pub(super) fn failed_expectations(&self) -> Vec<Violation> {
         lock(&self.failed).clone()
     }
 
-    pub(super) fn has_excuse(&self) -> bool {
-        *lock(&self.excused)
-    }
-
     /// From here on rewinds and clones count: the first clones belong to the founding.
     pub(super) fn counters_begin(&self) {
-        *lock(&self.counters) = Counters::default();
+        *lock(&self.counters) = Counters { counting: true, ..Counters::default() };
     }
 
     pub(super) fn counters(&self) -> Counters {

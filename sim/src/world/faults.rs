@@ -1,5 +1,6 @@
 //! What the nemesis can do to the machines.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
@@ -7,12 +8,11 @@ use pg_replica::ids::NodeId;
 use crate::clock::true_now;
 use crate::fabric::{LinkFault, Port};
 use crate::host::ProcessKind;
-use crate::invariants::Excuse;
 use crate::nemesis::{DiskFlaws, Machines};
 use crate::place::Place;
 use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, Target};
 use crate::sometimes::Sometimes;
-use crate::streams::lock;
+use crate::streams::{Concern, lock};
 
 use super::cluster::{Machine, World};
 use super::place;
@@ -62,11 +62,14 @@ impl World {
         }
     }
 
-    fn go_down(&self, machine: &Machine) {
+    /// Returns whether it was not down already.
+    fn go_down(&self, machine: &Machine) -> bool {
         let node = machine.host.node();
-        if lock(&self.down).insert(node) {
+        let was_up = lock(&self.down).insert(node);
+        if was_up {
             self.silence(node, true);
         }
+        was_up
     }
 
     fn come_back(&self, node: NodeId) {
@@ -76,20 +79,21 @@ impl World {
         self.start_machine(node);
     }
 
-    fn excuse(&self, node: Option<NodeId>, excuse: Excuse, from: Duration, until: Duration) {
-        *lock(&self.excused) = true;
-        self.oracle.excuse(node, excuse, from, until);
-    }
-
-    /// The longest time for which somebody may still believe in a lease.
-    fn lease_and_a_bit(&self) -> Duration {
-        Duration::from_millis(self.plan.cluster.timing.lease_ms * 3 / 2)
+    fn thaw(&self, machine: &Machine) {
+        let (node, host) = (machine.host.node(), &machine.host);
+        host.thaw();
+        if host.is_frozen() {
+            return;
+        }
+        if let Some((since, with_clock)) = lock(&self.frozen).remove(&node) {
+            self.oracle.thawed(node, since, with_clock);
+        }
     }
 
     fn heal_machine(&self, machine: &Machine) {
         let host = &machine.host;
         while host.is_frozen() {
-            host.thaw();
+            self.thaw(machine);
         }
         for kind in ProcessKind::ALL {
             while host.is_paused(kind) {
@@ -104,13 +108,21 @@ impl World {
 }
 
 impl Machines for World {
-    fn resolve(&self, target: Target) -> Vec<NodeId> {
-        target.resolve(&self.roles(), &mut |n| self.draw(n))
+    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
+        target.resolve(&self.roles(), &mut |n| self.draw(event, n))
     }
 
-    fn draw(&self, n: usize) -> usize {
+    fn draw(&self, event: usize, n: usize) -> usize {
+        let event = u64::try_from(event).unwrap_or(u64::MAX);
         let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
-        usize::try_from(self.nemesis.below(n)).unwrap_or_default()
+        usize::try_from(self.streams.stream(Concern::Event(event)).below(n)).unwrap_or_default()
+    }
+
+    fn keeps_data(&self, node: NodeId) -> bool {
+        // A machine that waits to be admitted has a Postgres in waiting as well.
+        let waits = !self.plan.cluster.members().any(|member| member == node)
+            && !self.oracle.newest().members.contains_key(&node);
+        waits || self.oracle.newest().keeps_data(node) || self.plan.cluster.keeps_data(node)
     }
 
     fn hosts(&self) -> Vec<NodeId> {
@@ -137,19 +149,23 @@ impl Machines for World {
         self.fabric.clear_link(from, to);
     }
 
-    fn crash(&self, node: NodeId, process: Process) {
-        self.with_machine(node, |machine| match process {
-            Process::Manager => machine.host.kill(ProcessKind::Manager),
-            Process::Postgres => {
-                machine.server.kill_process("SIGKILL");
-            }
-            Process::Guard => machine.host.kill(ProcessKind::Guard),
+    fn crash(&self, node: NodeId, process: Process) -> bool {
+        let Some(machine) = self.machine(node) else { return false };
+        let kill = |kind| {
+            let ran = machine.host.is_running(kind);
+            machine.host.kill(kind);
+            ran
+        };
+        match process {
+            Process::Manager => kill(ProcessKind::Manager),
+            Process::Postgres => machine.server.kill_process("SIGKILL"),
+            Process::Guard => kill(ProcessKind::Guard),
             Process::Host => {
                 machine.server.kill_process("a crash of its host");
                 machine.host.crash();
-                self.go_down(machine);
+                self.go_down(&machine)
             }
-        });
+        }
     }
 
     fn power_loss(&self, node: NodeId) {
@@ -170,23 +186,31 @@ impl Machines for World {
         }
     }
 
-    fn pause(&self, node: NodeId, process: Process, with_clock: bool) {
-        self.with_machine(node, |machine| match process {
-            Process::Manager => machine.host.pause(ProcessKind::Manager),
-            Process::Postgres => machine.server.hang(),
-            Process::Guard => machine.host.pause(ProcessKind::Guard),
-            Process::Host => {
-                let excuse =
-                    if with_clock { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
-                if with_clock {
-                    lock(&self.stopped_clocks).insert(node);
-                }
-                if with_clock || !self.plan.cluster.commit_fence {
-                    self.excuse(Some(node), excuse, true_now(), true_now());
-                }
-                machine.host.freeze(with_clock);
+    fn pause(&self, node: NodeId, process: Process, with_clock: bool) -> bool {
+        let Some(machine) = self.machine(node) else { return false };
+        let runs = |kind| machine.host.is_running(kind);
+        self.look.notify_one();
+        match process {
+            Process::Manager => {
+                machine.host.pause(ProcessKind::Manager);
+                runs(ProcessKind::Manager)
             }
-        });
+            Process::Postgres => {
+                machine.server.hang();
+                runs(ProcessKind::Postgres)
+            }
+            Process::Guard => {
+                machine.host.pause(ProcessKind::Guard);
+                runs(ProcessKind::Guard)
+            }
+            Process::Host => {
+                let mut frozen = lock(&self.frozen);
+                let (_, clock) = frozen.entry(node).or_insert((true_now(), false));
+                *clock |= with_clock;
+                machine.host.freeze(with_clock);
+                !lock(&self.down).contains(&node)
+            }
+        }
     }
 
     fn resume(&self, node: NodeId, process: Process) {
@@ -194,16 +218,9 @@ impl Machines for World {
             Process::Manager => machine.host.resume(ProcessKind::Manager),
             Process::Postgres => machine.server.unhang(),
             Process::Guard => machine.host.resume(ProcessKind::Guard),
-            Process::Host => {
-                let stopped = lock(&self.stopped_clocks).remove(&node);
-                let excuse = if stopped { Excuse::HostFrozenWithClock } else { Excuse::HostFrozen };
-                if stopped || !self.plan.cluster.commit_fence {
-                    let until = true_now() + self.lease_and_a_bit();
-                    self.excuse(Some(node), excuse, true_now(), until);
-                }
-                machine.host.thaw();
-            }
+            Process::Host => self.thaw(machine),
         });
+        self.look.notify_one();
     }
 
     fn destroy(&self, node: NodeId) {
@@ -231,7 +248,7 @@ impl Machines for World {
         drop(rates);
         let bound = i64::try_from(self.plan.cluster.timing.clock_rate_ppm).unwrap_or(i64::MAX);
         if fastest - slowest > bound {
-            self.excuse(None, Excuse::ClockBeyondRate, true_now(), Duration::MAX);
+            self.oracle.clocks_beyond_rate();
         }
     }
 
@@ -262,6 +279,16 @@ impl Machines for World {
 
     fn note(&self, line: String) {
         self.trace_fault(format_args!("{line}"));
+    }
+
+    fn missed(&self, what: String) {
+        if !self.plan.drawn {
+            self.expectation_failed("expect", what);
+        }
+    }
+
+    fn cut_off(&self, clients: BTreeSet<u32>) {
+        lock(&self.cut_off).insert(true_now(), clients);
     }
 
     fn heal_everything(&self) {

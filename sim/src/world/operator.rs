@@ -174,12 +174,9 @@ impl World {
 
     /// What the product understands; a new machine is made, started and greeted on the way.
     async fn translate(&self, order: &Order) -> Option<ControlOrder> {
+        // The nemesis has said who is meant. Whether that member exists, the product has to answer.
         let named = |target: &Target| {
-            // A member that is named is meant whether it exists or not: the product has to answer.
-            if let Target::Node(node) = target {
-                return Some(*node);
-            }
-            self.resolve(*target).first().copied()
+            if let Target::Node(node) = target { Some(*node) } else { None }
         };
         let change = |change: SettingsChange| Some(ControlOrder::Configure(change));
         match order {

@@ -68,6 +68,8 @@ impl World {
             let down = lock(&self.down);
             target.confirmations > 0 && target.standbys.iter().any(|node| down.contains(node))
         });
+        let waits = |primary| self.machine(primary).is_some_and(|m| m.server.has_waiting_commits());
+        let lost = lost && before.primary.is_some_and(waits);
         if lost && !before.sync_lost {
             self.oracle.mark(Sometimes::SyncStandbyLostMidCommit);
         }

@@ -10,6 +10,8 @@ use pg_replica::ha::{Action, Core, Event, Finished, Verb};
 use pg_replica::ids::{ActionId, Moment, NodeId};
 use pg_replica::runtime::Observer;
 
+use tokio::sync::Notify;
+
 use crate::clock::{HostClock, true_now};
 use crate::invariants::Oracle;
 use crate::postgres::Server;
@@ -21,6 +23,8 @@ use crate::witness::{Fact, Witness};
 /// What is counted for a plan's expectations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
+    /// The clients have begun: what came before belongs to the founding.
+    pub(super) counting: bool,
     pub(super) rewinds: u64,
     pub(super) clones: u64,
 }
@@ -40,8 +44,20 @@ pub(super) struct MemberObserver {
 struct Memory {
     version: Option<u64>,
     clones: BTreeMap<ActionId, ()>,
+    /// The renewals that were asked for and not answered, by addressee and by what the product
+    /// calls the time of sending.
+    asked: BTreeMap<(NodeId, Moment), Asked>,
     relayed: bool,
     standing: String,
+}
+
+/// A request for renewal, as the world saw it go.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// By the machine's own clock, read by the world.
+    at: Moment,
+    /// The lease by the newest settings.
+    lease: Duration,
 }
 
 impl std::fmt::Debug for MemberObserver {
@@ -77,9 +93,14 @@ impl MemberObserver {
                 self.oracle.mark(Sometimes::ManagerRestartedUnderLivePostgres);
             }
             Event::HeartbeatAnswered { to, sent, answer: Some(answer) } => {
+                let asked = memory.asked.remove(&(*to, *sent));
                 if let Some(epoch) = answer.renewed {
-                    let until = *sent + Duration::from_millis(answer.lease_ms);
-                    self.oracle.lease(self.node, epoch, self.clock.true_instant_of(until));
+                    if let Some(asked) = asked {
+                        // The leader has applied every setting that was on record by then.
+                        let lease = asked.lease.max(self.settled_lease());
+                        let until = self.clock.true_instant_of(asked.at + lease);
+                        self.oracle.lease(self.node, epoch, until);
+                    }
                     if core.raft().leader != Some(*to) && !memory.relayed {
                         memory.relayed = true;
                         self.oracle.mark(Sometimes::RenewalRelayed);
@@ -87,12 +108,13 @@ impl MemberObserver {
                 }
             }
             Event::VerbDone { id, outcome: Outcome::Done(finished) } => {
-                if memory.clones.remove(id).is_some() {
-                    lock(&self.counters).clones += 1;
+                let mut counters = lock(&self.counters);
+                if memory.clones.remove(id).is_some() && counters.counting {
+                    counters.clones += 1;
                     self.oracle.mark(Sometimes::CloneNeeded);
                 }
-                if matches!(finished, Finished::Rewound(_)) {
-                    lock(&self.counters).rewinds += 1;
+                if matches!(finished, Finished::Rewound(_)) && counters.counting {
+                    counters.rewinds += 1;
                     self.oracle.mark(Sometimes::RewindNeeded);
                 }
             }
@@ -117,8 +139,18 @@ impl MemberObserver {
         }
     }
 
+    /// The lease that the newest settings give.
+    fn settled_lease(&self) -> Duration {
+        self.oracle.newest().settings.timing.lease()
+    }
+
     fn note_action(&self, action: &Action) {
         match action {
+            // I5: the world's own clock reading at the instant at which the request is on its way.
+            Action::SendHeartbeat { to, sent, renew: Some(_), .. } => {
+                let asked = Asked { at: self.clock.now(), lease: self.settled_lease() };
+                lock(&self.memory).asked.insert((*to, *sent), asked);
+            }
             Action::Postgres { id, verb: Verb::Clone(_), .. } => {
                 lock(&self.memory).clones.insert(*id, ());
             }
@@ -227,12 +259,18 @@ impl Observer for MemberObserver {
 pub(super) struct WorldWitness {
     pub(super) oracle: Arc<Oracle>,
     pub(super) trace: Arc<Mutex<Trace>>,
+    /// Told when all servers have to be looked at.
+    pub(super) look: Arc<Notify>,
 }
 
 impl Witness for WorldWitness {
     fn fact(&self, fact: Fact) {
         self.trace_fact(&fact);
+        let matters = matches!(fact, Fact::BecamePrimary { .. } | Fact::ProcessEnded { .. });
         self.oracle.fact(fact);
+        if matters {
+            self.look.notify_one();
+        }
     }
 }
 
@@ -288,7 +326,17 @@ impl WorldWitness {
     }
 }
 
-/// Lines that the product logged as errors. A run in which there is one is not clean.
+/// Errors that somebody logs who has to: where it comes from and what it says. A disk that breaks
+/// ends the consensus of its node, and the library says so; whoever was asking it is told.
+const EXPECTED_ERRORS: &[(&str, &str)] = &[
+    ("openraft", "Input/output error"),
+    ("openraft", "No space left on device"),
+    ("openraft", "failed to receive from RaftCore: None"),
+    ("openraft", " to RaftCore"),
+];
+
+/// Lines that anybody logged as errors, the libraries included. A run in which there is one is not
+/// clean, but for those that are expected.
 pub(super) struct ErrorLog {
     lines: Arc<Mutex<Vec<String>>>,
     _scope: tracing::subscriber::DefaultGuard,
@@ -322,9 +370,7 @@ impl tracing::field::Visit for Text {
 
 impl tracing::Subscriber for Listener {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.is_event()
-            && *metadata.level() == tracing::Level::ERROR
-            && metadata.target().starts_with("pg_replica")
+        metadata.is_event() && *metadata.level() == tracing::Level::ERROR
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
@@ -342,7 +388,12 @@ impl tracing::Subscriber for Listener {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        lock(&self.lines).push(text.0);
+        let target = event.metadata().target();
+        let expected =
+            |(from, says): &&(&str, &str)| target.starts_with(from) && text.0.contains(says);
+        if !EXPECTED_ERRORS.iter().any(|known| expected(&known)) {
+            lock(&self.lines).push(format!("{target}: {}", text.0));
+        }
     }
 
     fn enter(&self, _span: &tracing::span::Id) {}

@@ -19,7 +19,7 @@ use crate::env::{Entropy, Env};
 use crate::ha::{NEAR_ENTRIES_MAX, RaftView};
 use crate::ids::{Incarnation, NodeId, Term};
 use crate::runtime::wire::{Request, Response};
-use crate::runtime::{NodeEnv, Observer, Unobserved};
+use crate::runtime::{NodeEnv, Observer, SNAPSHOT_EVERY, Unobserved};
 use crate::sabotage::Sabotage;
 
 use super::error::OpenError;
@@ -31,10 +31,9 @@ use super::store::{Store, StoreOwner};
 use super::types::{Membership, Payload, RaftNode, Snapshot, TypeConfig};
 use super::watch;
 
-/// A snapshot follows after so many entries: each holds a small command.
-const SNAPSHOT_EVERY: u64 = 500;
-/// Entries kept behind a snapshot, so that a member that was briefly away needs no snapshot.
-const KEPT_ENTRIES: u64 = 100;
+/// The part of the entries between two snapshots that is kept behind one, so that a member that was
+/// briefly away needs no snapshot.
+const KEPT_PART: u64 = 5;
 /// How long a snapshot may take to arrive: it is small, and its receiver syncs once.
 const SNAPSHOT_DEADLINE_MS: u64 = 2_000;
 /// How long a leader that cannot commit lets a proposer wait, in longest election timeouts.
@@ -60,12 +59,15 @@ pub struct RaftOptions {
     pub election_min_ms: u64,
     /// A follower that heard nothing for this long does.
     pub election_max_ms: u64,
+    /// A snapshot follows after so many entries.
+    pub snapshot_every: u64,
     /// Sees what is applied.
     pub observer: Arc<dyn Observer>,
 }
 
 impl RaftOptions {
-    /// The usual times: a heartbeat every 150 ms, an election after 350 to 500 ms of silence.
+    /// The usual times, a heartbeat every 150 ms and an election after 350 to 500 ms of silence, and
+    /// the usual snapshots.
     #[must_use]
     pub fn new(node: NodeId, cluster: impl Into<String>) -> Self {
         Self {
@@ -75,6 +77,7 @@ impl RaftOptions {
             heartbeat_ms: 150,
             election_min_ms: 350,
             election_max_ms: 500,
+            snapshot_every: SNAPSHOT_EVERY,
             observer: Arc::new(Unobserved),
         }
     }
@@ -86,8 +89,8 @@ impl RaftOptions {
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
             install_snapshot_timeout: SNAPSHOT_DEADLINE_MS,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-            max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: self.snapshot_every / KEPT_PART,
             enable_pre_vote: Some(true),
             // A restarted leader asks for votes like anybody else.
             enable_leader_restore: Some(false),
