@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pg_replica::control::{Applied, Command, ControlState};
-use pg_replica::ha::RaftView;
+use pg_replica::ha::{Divergence, RaftView};
 use pg_replica::ids::{CommandId, Epoch, NodeId};
 
 use crate::sometimes::{Reached, Sometimes};
@@ -22,7 +22,7 @@ use super::i03_durability::Durability;
 use super::i04_bounded_loss::BoundedLoss;
 use super::i05_self_fencing::SelfFencing;
 use super::i06_membership::Membership;
-use super::i07_nothing_destroyed::directory_replaced;
+use super::i07_nothing_destroyed::{NothingDestroyed, Replaced};
 use super::i08_raft::Raft;
 use super::i09_liveness::Liveness;
 use super::i10_answers::Answers;
@@ -60,6 +60,7 @@ struct Inner {
     bounded_loss: BoundedLoss,
     self_fencing: SelfFencing,
     membership: Membership,
+    nothing_destroyed: NothingDestroyed,
     raft: Raft,
     liveness: Liveness,
     answers: Answers,
@@ -108,6 +109,11 @@ impl Oracle {
     /// time at which the request had been sent, and the lease by the node's own clock from there.
     pub fn lease(&self, node: NodeId, epoch: Epoch, until_true: Duration) {
         self.lock().self_fencing.lease(node, epoch, until_true);
+    }
+
+    /// A member told its operator what only its directory has.
+    pub fn told(&self, node: NodeId, divergence: Divergence) {
+        self.lock().nothing_destroyed.told(node, divergence);
     }
 
     /// A member's store is gone with its machine: what it knew, it need not know any more.
@@ -258,8 +264,10 @@ impl Inner {
                 let began = Began { server, epoch, history, system, rows };
                 self.became_primary(at, &began);
             }
-            Fact::DirectoryReplaced { server, lost, kept_aside } => {
-                directory_replaced(at, *server, lost, *kept_aside, &mut self.findings);
+            Fact::DirectoryReplaced { server, lost, span, kept_aside } => {
+                let replaced = Replaced { server: *server, lost, span: *span };
+                let findings = &mut self.findings;
+                self.nothing_destroyed.replaced(at, replaced, *kept_aside, findings);
             }
             Fact::TimelineCreated { server, birth, .. } => {
                 self.one_holder.timeline_created(at, *server, *birth, &mut self.findings);

@@ -122,6 +122,7 @@ impl MemberObserver {
             Action::Postgres { id, verb: Verb::Clone(_), .. } => {
                 lock(&self.memory).clones.insert(*id, ());
             }
+            Action::Tell(divergence) => self.oracle.told(self.node, *divergence),
             Action::TransferLeadership { .. } => {
                 self.oracle.mark(Sometimes::LeaderMovedOffPrimary);
             }
@@ -166,7 +167,8 @@ fn shows(action: &Action) -> bool {
         | Action::Propose { .. }
         | Action::TransferLeadership { .. }
         | Action::ChangeVoters { .. }
-        | Action::Say(_) => true,
+        | Action::Say(_)
+        | Action::Tell(_) => true,
         Action::Observe { .. }
         | Action::ArmGuard { .. }
         | Action::SendHeartbeat { .. }
@@ -264,7 +266,7 @@ impl WorldWitness {
             Fact::ProcessEnded { server, side, by } => {
                 line(*server, format_args!("postgres ({side:?}) ended by {by}"));
             }
-            Fact::DirectoryReplaced { server, lost, kept_aside } => line(
+            Fact::DirectoryReplaced { server, lost, kept_aside, .. } => line(
                 *server,
                 format_args!(
                     "directory replaced, {} rows only there, aside: {kept_aside}",
