@@ -39,6 +39,7 @@ saboteurs! {
     IgnoreTimelineBirth,
     RejoinWithoutRewind,
     WipeDivergedDirectory,
+    ReplaceInSilence,
     AttachUnderOldEpoch,
     StartWithOldUpstream,
     SyncAfterPromote,

@@ -82,6 +82,8 @@ pub enum Fact {
         server: NodeId,
         /// The rows that the old one had and the new one lacks.
         lost: Vec<Row>,
+        /// The ends of the first and the last of their records; equal where there are none.
+        span: (Lsn, Lsn),
         /// Whether the old one was set aside.
         kept_aside: bool,
     },

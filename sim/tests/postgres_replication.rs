@@ -4,7 +4,11 @@
 
 mod postgres_support;
 
-use pg_replica::env::{Postgres, PostgresError, Process, Side, StartAs, StopHow, SyncNames};
+use std::time::Duration;
+
+use pg_replica::env::{
+    KEEPALIVE, Postgres, PostgresError, Process, Side, StartAs, StopHow, SyncNames,
+};
 use pg_replica::ids::{Epoch, NodeId, Timeline};
 use pg_replica::sabotage::{Sabotage, Saboteur};
 use postgres_support::{
@@ -65,7 +69,7 @@ fn a_detached_standby_confirms_nothing_more() {
 fn a_promotion_opens_a_timeline_and_the_old_tail_is_rewound_and_kept() {
     simulate(2, 2, With::default(), |cluster| async move {
         diverge(&cluster).await;
-        cluster.pg(1).start(&StartAs::Standby).await.unwrap();
+        cluster.pg(1).start(&StartAs::Standby { upstream: None }).await.unwrap();
         cluster.pg(1).follow(&upstream(2, 2)).await.unwrap();
         eventually("the diverged server is refused", || {
             cluster.server(1).refusal().is_some_and(|why| why.contains("not in this server's"))
@@ -75,8 +79,8 @@ fn a_promotion_opens_a_timeline_and_the_old_tail_is_rewound_and_kept() {
         let report = cluster.pg(1).rewind(&upstream(2, 2)).await.unwrap();
         assert!(report.diverged_to > report.diverged_from);
         assert_eq!(cluster.server(1).set_aside_rows(), [row(2)]);
-        assert_eq!(cluster.server(1).rows(), [row(1)]);
-        cluster.pg(1).start(&StartAs::Standby).await.unwrap();
+        assert!(!cluster.server(1).rows().contains(&row(2)));
+        cluster.pg(1).start(&StartAs::Standby { upstream: None }).await.unwrap();
         cluster.follow(1, 2, 2).await;
         cluster.caught_up(1, 2).await;
         assert_eq!(cluster.server(1).rows(), [row(1), row(3)]);
@@ -86,6 +90,100 @@ fn a_promotion_opens_a_timeline_and_the_old_tail_is_rewound_and_kept() {
         assert!(facts.iter().any(|fact| matches!(
             fact, Fact::DirectoryReplaced { lost, kept_aside: true, .. } if *lost == [row(2)]
         )));
+    });
+}
+
+#[test]
+fn a_rewound_server_is_not_up_until_it_has_what_its_source_wrote_meanwhile() {
+    simulate(14, 2, With::default(), |cluster| async move {
+        diverge(&cluster).await;
+        let session = cluster.session(2).await;
+        let source = upstream(2, 2);
+        let mut rewind = Box::pin(cluster.pg(1).rewind(&source));
+        let mut number = 100;
+        let report = loop {
+            if let Some(done) = within(10, &mut rewind).await {
+                break done.unwrap();
+            }
+            number += 1;
+            assert_eq!(write(&session, number).await, ACKNOWLEDGED);
+        };
+        assert!(report.diverged_to > report.diverged_from);
+        let alone = StartAs::Standby { upstream: None };
+        assert!(within(3_000, cluster.pg(1).start(&alone)).await.is_none());
+        let seen = cluster.pg(1).observe().await.unwrap();
+        assert_eq!((seen.process, seen.complete, seen.flushed), (Process::Starting, false, None));
+        assert!(cluster.pg(1).promote(Epoch(3)).await.is_err());
+        cluster.pg(1).stop(StopHow::Immediate).await.unwrap();
+        cluster.pg(1).start(&StartAs::Standby { upstream: Some(source.clone()) }).await.unwrap();
+        let seen = cluster.pg(1).observe().await.unwrap();
+        assert_eq!((seen.process, seen.complete), (Process::Up, true));
+        cluster.caught_up(1, 2).await;
+    });
+}
+
+#[test]
+fn a_restarted_standby_has_no_position_until_it_has_replayed_its_own_log() {
+    simulate(15, 2, With::default(), |cluster| async move {
+        cluster.found(1, SyncNames::default()).await;
+        cluster.join(2, 1, 1).await;
+        cluster.server(2).set_flaw(PostgresFlaw::ReplayStuck, true);
+        let session = cluster.session(1).await;
+        for number in 1..50 {
+            assert_eq!(write(&session, number).await, ACKNOWLEDGED);
+        }
+        cluster.caught_up(2, 1).await;
+        cluster.pg(2).stop(StopHow::Fast).await.unwrap();
+        let down = cluster.pg(2).observe().await.unwrap();
+        assert_eq!((down.process, down.flushed), (Process::Down { clean: true }, None));
+        cluster.pg(2).start(&StartAs::Standby { upstream: None }).await.unwrap();
+        let end = cluster.server(2).position().unwrap().flushed;
+        let mut unknown = 0;
+        loop {
+            let seen = cluster.pg(2).observe().await.unwrap();
+            assert_eq!(seen.process, Process::Up);
+            match seen.flushed {
+                Some(flushed) => break assert_eq!(flushed, end),
+                None => unknown += 1,
+            }
+            assert!(seen.replayed.unwrap() < end);
+        }
+        assert!(unknown > 1);
+    });
+}
+
+#[test]
+fn a_slot_is_active_until_the_standby_that_held_it_is_given_up() {
+    simulate(16, 2, With::default(), |cluster| async move {
+        cluster.found(1, SyncNames::default()).await;
+        cluster.join(2, 1, 1).await;
+        // Nobody is left to close the old connection.
+        cluster.server(2).power_loss();
+        let upstream = Some(upstream(1, 1));
+        cluster.pg(2).start(&StartAs::Standby { upstream }).await.unwrap();
+        let mut refused = false;
+        eventually("the standby streams again", || {
+            let refusal = cluster.server(2).refusal();
+            refused |= refusal.is_some_and(|why| why.contains("is active for"));
+            cluster.server(2).streams_from(NodeId(1))
+        })
+        .await;
+        assert!(refused);
+    });
+}
+
+#[test]
+fn an_idle_primary_says_something_to_its_standbys() {
+    simulate(17, 2, With::default(), |cluster| async move {
+        cluster.found(1, SyncNames::default()).await;
+        cluster.join(2, 1, 1).await;
+        let mut longest = Duration::ZERO;
+        for _ in 0..500 {
+            pause(20).await;
+            let receiver = cluster.pg(2).observe().await.unwrap().receiver.unwrap();
+            longest = longest.max(receiver.silent_for);
+        }
+        assert!(longest > KEEPALIVE / 2 && longest < KEEPALIVE + Duration::from_millis(50));
     });
 }
 
@@ -109,7 +207,7 @@ fn a_rewind_that_breaks_off_leaves_a_directory_that_only_a_clone_mends() {
         diverge(&cluster).await;
         cluster.server(1).set_flaw(PostgresFlaw::RewindFails, true);
         assert!(cluster.pg(1).rewind(&upstream(2, 2)).await.is_err());
-        let start = cluster.pg(1).start(&StartAs::Standby).await;
+        let start = cluster.pg(1).start(&StartAs::Standby { upstream: None }).await;
         assert!(matches!(start, Err(PostgresError::Permanent(_))));
         let again = cluster.pg(1).rewind(&upstream(2, 2)).await;
         assert!(matches!(again, Err(PostgresError::Permanent(_))));
@@ -152,7 +250,7 @@ fn a_start_clears_the_leftover_upstream() {
             cluster.found(1, SyncNames::default()).await;
             cluster.join(2, 1, 1).await;
             cluster.pg(2).stop(StopHow::Immediate).await.unwrap();
-            cluster.pg(2).start(&StartAs::Standby).await.unwrap();
+            cluster.pg(2).start(&StartAs::Standby { upstream: None }).await.unwrap();
             pause(1_000).await;
             assert_eq!(cluster.server(2).streams_from(NodeId(1)), sabotaged);
         });
@@ -186,24 +284,32 @@ fn a_bare_server_takes_equal_timeline_numbers_for_equal_histories() {
         let timelines = [2, 3].map(|node| cluster.server(node).position().unwrap());
         assert_eq!(timelines.map(|position| position.timeline), [Timeline(2); 2]);
         assert_eq!(timelines.map(|position| position.born), [Epoch(2), Epoch(3)]);
-        cluster.pg(2).start(&StartAs::Standby).await.unwrap();
+        cluster.pg(2).start(&StartAs::Standby { upstream: None }).await.unwrap();
         cluster.follow(2, 3, 3).await;
         assert!(cluster.server(2).rows().contains(&row(2)));
     });
 }
 
 #[test]
-fn a_rewind_between_equal_numbers_of_different_births_is_refused() {
+fn a_rewind_between_equal_numbers_finds_nothing_to_do() {
     simulate(9, 3, With::default(), |cluster| async move {
-        promote_twice(&cluster).await;
-        let rewind = cluster.pg(2).rewind(&upstream(3, 3)).await;
-        assert!(matches!(rewind, Err(PostgresError::Permanent(_))));
-    });
-    let sabotage = Sabotage::of(Saboteur::IgnoreTimelineBirth);
-    simulate(9, 3, With { sabotage, ..With::default() }, |cluster| async move {
         promote_twice(&cluster).await;
         let report = cluster.pg(2).rewind(&upstream(3, 3)).await.unwrap();
         assert_eq!(report.diverged_from, report.diverged_to);
+        cluster.pg(2).start(&StartAs::Standby { upstream: None }).await.unwrap();
+        cluster.follow(2, 3, 3).await;
+        assert!(cluster.server(2).rows().contains(&row(2)), "a row that the primary does not have");
+    });
+}
+
+#[test]
+fn a_rewind_needs_the_log_of_its_own_directory_back_to_the_fork() {
+    simulate(13, 2, With::default(), |cluster| async move {
+        diverge(&cluster).await;
+        cluster.server(1).set_flaw(PostgresFlaw::WalRecycled, true);
+        let rewind = cluster.pg(1).rewind(&upstream(2, 2)).await;
+        assert!(matches!(rewind, Err(PostgresError::Permanent(_))));
+        assert_eq!(cluster.server(1).rows(), [row(1), row(2)]);
     });
 }
 
@@ -236,7 +342,7 @@ fn a_fast_stop_ships_everything_and_a_follower_of_the_successor_needs_no_rewind(
         assert_eq!(cluster.server(1).process(), Process::Down { clean: true });
         assert_eq!(cluster.server(2).position(), cluster.server(1).position());
         cluster.promote(2, 2).await;
-        cluster.pg(1).start(&StartAs::Standby).await.unwrap();
+        cluster.pg(1).start(&StartAs::Standby { upstream: None }).await.unwrap();
         cluster.follow(1, 2, 2).await;
         cluster.caught_up(1, 2).await;
     });
@@ -250,7 +356,7 @@ fn a_standby_that_needs_recycled_log_stays_behind() {
         cluster.pg(2).stop(StopHow::Fast).await.unwrap();
         assert_eq!(write(&cluster.session(1).await, 1).await, ACKNOWLEDGED);
         cluster.server(1).set_flaw(PostgresFlaw::WalRecycled, true);
-        cluster.pg(2).start(&StartAs::Standby).await.unwrap();
+        cluster.pg(2).start(&StartAs::Standby { upstream: None }).await.unwrap();
         cluster.pg(2).follow(&upstream(1, 1)).await.unwrap();
         eventually("the standby is refused", || {
             cluster.server(2).refusal().is_some_and(|why| why.contains("already been removed"))

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::env::KEEPALIVE;
+
 /// When a commit is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,6 +107,14 @@ impl Timing {
             return Err(format!(
                 "suspect_ms is {} and heartbeat_ms is {}: one lost heartbeat would be taken for \
                  a failure",
+                t.suspect_ms, t.heartbeat_ms
+            ));
+        }
+        let word_ms = u64::try_from(KEEPALIVE.as_millis()).unwrap_or(u64::MAX);
+        if t.suspect_ms <= t.heartbeat_ms.saturating_add(word_ms) {
+            return Err(format!(
+                "suspect_ms is {} and heartbeat_ms is {}: standbys hear from their primary \
+                 every {word_ms} ms, and report it a heartbeat later",
                 t.suspect_ms, t.heartbeat_ms
             ));
         }

@@ -17,8 +17,9 @@ pub use entropy::Entropy;
 pub use guard::{Armed, Guard, GuardError};
 pub use network::{Incoming, Network, NetworkError, Peer, ReplyTo};
 pub use postgres::{
-    Observation, Outcome, Postgres, PostgresError, Process, ReceiverState, RewindReport, Side,
-    StartAs, StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
+    KEEPALIVE, OBSERVE_WITHIN, Observation, Outcome, Postgres, PostgresError, Process,
+    ReceiverState, RewindReport, SOURCE_WITHIN, STANDBY_SILENT_FOR_MAX, Side, StartAs, StopHow,
+    StreamState, SyncNames, TimelineBirth, Upstream,
 };
 
 /// The bundle. `Rt` is the task runtime in the form that the consensus library asks for; the node's

@@ -2,6 +2,9 @@
 //!
 //! One contract, two implementations: the real server and the simulator's model run the same
 //! contract suite. There is no `query(&str)`: what the node may do to Postgres is listed here.
+//!
+//! Where the contract asks for something in particular, a real server was seen to behave otherwise:
+//! `docs/postgres.md` has what was measured and what an implementation does about it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,6 +14,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, Timeline, WalPosition};
+
+/// How long a look may take: a server that has not answered by then is `Process::Hung`. The other
+/// verbs have their limits in `ha::patience`, which ends them by a stop.
+pub const OBSERVE_WITHIN: Duration = Duration::from_millis(800);
+/// How long `clone_from` and `rewind` wait for a source that says nothing.
+pub const SOURCE_WITHIN: Duration = Duration::from_secs(5);
+/// A standby hears from its running primary at least this often, whatever that one's manager does:
+/// it may be dead while its Postgres is well, and that a standby still hears it is the second of
+/// two signals. A walsender says so little by itself that the standby has to ask.
+pub const KEEPALIVE: Duration = Duration::from_millis(300);
+/// `wal_sender_timeout`: a standby that has not answered for so long is given up by its walsender,
+/// and its slot is free for its next connection. Long enough for a network that loses messages.
+pub const STANDBY_SILENT_FOR_MAX: Duration = Duration::from_millis(2_500);
 
 /// How a verb ended. The ambiguous end is a first-class one: the core observes again before it
 /// concludes anything from it.
@@ -61,7 +77,8 @@ pub enum Process {
         /// Whether the control file says that it was shut down.
         clean: bool,
     },
-    /// Started, not yet consistent.
+    /// Started, and not yet consistent: it recovers what its own disk holds, or streams what it
+    /// lacks. It answers nobody and cannot be promoted.
     Starting,
     /// Answers.
     Up,
@@ -82,11 +99,15 @@ pub enum Side {
 
 /// One line of a data directory's history: on which timeline it continued, from where, and under
 /// whose primacy that timeline was created.
+///
+/// The server knows number and beginning; the epoch is the manager's. It is durable before the
+/// timeline can exist, and whoever gets the timeline, by streaming, copy or rewind, gets it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TimelineBirth {
     /// The timeline.
     pub timeline: Timeline,
-    /// The epoch whose holder created it.
+    /// The epoch whose holder created it. Epoch 0 says that no holder of this cluster did, or that
+    /// nobody can tell: such a timeline is nowhere on record.
     pub born: Epoch,
     /// Its first position: where it left its parent.
     pub begins: Lsn,
@@ -99,7 +120,8 @@ pub struct ReceiverState {
     pub upstream: NodeId,
     /// The epoch in the name under which it attached.
     pub epoch: Epoch,
-    /// How long ago the last message came.
+    /// How long ago the upstream was last heard: a message of the stream, or an answer to a
+    /// question put to it outside of the stream (see [`KEEPALIVE`]).
     pub silent_for: Duration,
 }
 
@@ -158,8 +180,13 @@ pub enum StartAs {
         /// The configuration.
         sync: SyncNames,
     },
-    /// In recovery, without any upstream: `follow` comes after.
-    Standby,
+    /// In recovery.
+    Standby {
+        /// Whom to stream from as soon as the log on its own disk is replayed. A directory that is
+        /// not `complete` reaches consistency in no other way; any other can do without, and
+        /// `follow` comes after.
+        upstream: Option<Upstream>,
+    },
 }
 
 /// How to stop.
@@ -177,7 +204,8 @@ pub enum StopHow {
 pub struct RewindReport {
     /// The first position that only the rewound directory had.
     pub diverged_from: Lsn,
-    /// The end of what only it had. The log between the two was set aside.
+    /// The end of what only it had. The log between the two was set aside. Equal to the beginning
+    /// where the tool found nothing to do.
     pub diverged_to: Lsn,
 }
 
@@ -195,7 +223,13 @@ pub struct Observation {
     pub side: Side,
     /// The directory's timelines, oldest first.
     pub history: Vec<TimelineBirth>,
-    /// The end of what is on disk; `None` where only a recovery can tell (down after a crash).
+    /// Whether the log on this disk reaches the point from which the directory is consistent. It
+    /// does not after a rewind, until the log that the source wrote meanwhile has been streamed.
+    pub complete: bool,
+    /// The end of what is on disk, in whole records as far as these can be told; `None` where only
+    /// a recovery can tell. That is so while it is down, unless a primary was shut down cleanly;
+    /// while it is starting; and, of a standby, for as long as the log that it had on its disk when
+    /// it started is not replayed. A position that is too small loses commits; none costs time.
     pub flushed: Option<Lsn>,
     /// What has been replayed; equals `flushed` on a primary.
     pub replayed: Option<Lsn>,
@@ -233,6 +267,10 @@ impl Observation {
 /// `stop`, which may come in the middle of any other and wins: the other then fails.
 pub trait Postgres: Clone + Send + Sync + 'static {
     /// Looks. Changes nothing; a server that does not answer in time is `Process::Hung`.
+    ///
+    /// The order of reading matters, and is: `sync`, then `receiver`, then `flushed`. Whoever finds
+    /// a configuration in force takes `flushed` for the end of what was acknowledged before it; and
+    /// whoever finds no receiver takes it for the end of what was ever confirmed.
     fn observe(&self) -> impl Future<Output = Result<Observation, PostgresError>> + Send;
 
     /// Creates a new database cluster in an empty directory; refuses any other. Durable when it
@@ -251,39 +289,51 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Takes the directory of a stopped server back to where its history and the source's part,
-    /// and makes it a standby. Recovers first after a crash; asks the source for a checkpoint
-    /// first. What only this directory had is set aside (I7). Cut short, the directory is unusable
-    /// and says so: only `clone_from` mends it.
+    /// and makes it a standby. Recovers first after a crash; asks the source for a
+    /// checkpoint first. What only this directory had is set aside (I7). Cut short, it leaves one
+    /// that is unusable and says so: only `clone_from` mends it.
+    ///
+    /// The tool compares timelines by number. It is never called where one number names two births
+    /// in the two histories: there it finds nothing to do, or the wrong place. Afterwards the
+    /// directory is `complete` only if the source wrote nothing meanwhile.
     fn rewind(
         &self,
         source: &Upstream,
     ) -> impl Future<Output = Result<RewindReport, PostgresError>> + Send;
 
-    /// Starts the server. Whatever upstream the configuration still named is cleared before the
-    /// process exists. Returns when it answers and, after a crash, has recovered.
+    /// Starts the server. Whatever upstream the configuration still named is replaced by the given
+    /// one, or by none, durably and before the process exists. Returns when it answers: a primary
+    /// has recovered then, a standby is consistent and may still replay.
     fn start(&self, how: &StartAs) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
-    /// Ends recovery at the present replay position on a new timeline, which carries `epoch` as
-    /// its birth certificate. `sync` must be in force already (`set_sync`). Where `sync` asks for
-    /// confirmations, clients are shut out until `admit`. Refused while a receiver is attached.
-    /// Calling twice with the same epoch yields the same birth.
+    /// Replays everything that was received, and ends recovery there on a new timeline, which
+    /// carries `epoch` as its birth certificate. The configuration that `set_sync` has put in force
+    /// before holds from the first write on; where it asks for confirmations, clients are shut out
+    /// until `admit`. Refused while a receiver is attached or an upstream is configured. Calling
+    /// twice with the same epoch yields the same birth.
+    ///
+    /// The epoch is on disk before the server is asked, so that no crash leaves a timeline without
+    /// one, and with the timeline before this returns, so that no standby gets the one without the
+    /// other.
     fn promote(
         &self,
         epoch: Epoch,
     ) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
 
     /// Makes a running standby stream from `upstream`, under a name that contains the epoch.
-    /// Returns when the configuration is in force; the stream itself shows in `observe`. Survives
-    /// no restart: `start` clears it.
+    /// Returns when the configuration is in force; the stream itself shows in `observe`, and begins
+    /// when the log on this disk is replayed. Survives no restart: `start` replaces it.
     fn follow(&self, upstream: &Upstream)
     -> impl Future<Output = Result<(), PostgresError>> + Send;
 
-    /// Ends the receiver and returns when it is gone and what it had received is flushed. Calling
+    /// Clears the upstream durably, ends the receiver, whatever replay does, and returns when it is
+    /// gone for certain and what it had received is flushed: nothing is confirmed any more. Calling
     /// twice is harmless.
     fn detach(&self) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
-    /// Puts the synchronous configuration in force and returns when every walsender obeys it.
-    /// Calling twice is harmless. Cancelled, either may be in force.
+    /// Puts the synchronous configuration in force and returns when every walsender obeys it: each
+    /// releases commits by its own copy. `observe` shows it from then on, not earlier. Calling it
+    /// twice is harmless. Cancelled, either may be in force.
     fn set_sync(&self, sync: &SyncNames) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Lets clients in. Calling twice is harmless; a restart shuts them out again.
@@ -298,7 +348,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, PostgresError>> + Send;
 
     /// Ends the server. When it returns, no process of it exists and none can acknowledge.
-    /// `Fast` may take long or for ever: the caller follows with `Immediate`. Calling it on a
-    /// stopped server is harmless.
+    /// `Fast` may take long or for ever (it waits for the standbys): the caller follows with
+    /// `Immediate`. A control file that says "shut down" is no proof that the process has ended.
+    /// Calling it on a stopped server is harmless.
     fn stop(&self, how: StopHow) -> impl Future<Output = Result<(), PostgresError>> + Send;
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::control::Command;
 use crate::env::{StartAs, StopHow, SyncNames, Upstream};
-use crate::ids::{ActionId, Epoch, Moment, NodeId};
+use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId};
 
 use super::event::{HeartbeatAnswer, RequestId};
 use super::lease::Lease;
@@ -115,6 +115,28 @@ pub enum Action {
     },
     /// One line for the log: a transition, with its reason.
     Say(String),
+    /// I7: what the operator has to be told before the directory is taken back or replaced.
+    Tell(Divergence),
+}
+
+/// A part of the log that only this member's directory has, and that is about to be set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// Its first position.
+    pub from: Lsn,
+    /// Its end; `None` where only a recovery could tell.
+    pub to: Option<Lsn>,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the log from {} to ", self.from)?;
+        match self.to {
+            Some(to) => write!(f, "{to}")?,
+            None => f.write_str("its end")?,
+        }
+        f.write_str(" may be on this machine alone and is set aside")
+    }
 }
 
 impl Verb {
@@ -126,7 +148,7 @@ impl Verb {
             Self::Initialise
             | Self::Clone(_)
             | Self::Rewind(_)
-            | Self::Start(StartAs::Standby)
+            | Self::Start(StartAs::Standby { .. })
             | Self::Follow(_)
             | Self::Detach
             | Self::SetSync(_)
@@ -145,7 +167,10 @@ impl fmt::Display for Verb {
             Self::Start(StartAs::Primary { epoch, sync }) => {
                 write!(f, "start as primary of {epoch} ({sync})")
             }
-            Self::Start(StartAs::Standby) => f.write_str("start as standby"),
+            Self::Start(StartAs::Standby { upstream: None }) => f.write_str("start as standby"),
+            Self::Start(StartAs::Standby { upstream: Some(from) }) => {
+                write!(f, "start as standby of {} in {}", from.node, from.epoch)
+            }
             Self::Promote(sync) => write!(f, "promote in {} ({sync})", sync.epoch),
             Self::Follow(upstream) => write!(f, "follow {} in {}", upstream.node, upstream.epoch),
             Self::Detach => f.write_str("detach"),
@@ -176,6 +201,7 @@ impl fmt::Display for Action {
             Self::TransferLeadership { to } => write!(f, "transfer leadership to {to}"),
             Self::ChangeVoters { voters } => write!(f, "change voters to {voters:?}"),
             Self::Say(line) => f.write_str(line),
+            Self::Tell(divergence) => divergence.fmt(f),
         }
     }
 }

@@ -112,12 +112,13 @@ pub(super) struct Agent {
     /// Where the log of a primary ended when it was last started: what clients may not see before
     /// the standbys have it.
     pub(super) tail: Option<Lsn>,
+    /// Where the directory was last seen to end, since it was last replaced. A server that is down
+    /// may not be able to tell; it has not become less.
+    pub(super) ended_at: Option<Lsn>,
     /// Heartbeats without an answer, in a row.
     pub(super) unanswered: u32,
     /// Whose turn it is to relay.
     pub(super) relay_turn: usize,
-    /// The log that only this directory was seen to have, from where to where.
-    pub(super) diverged: Option<(Lsn, Lsn)>,
     /// What keeps this member from doing what the control state asks of it.
     pub(super) trouble: Option<String>,
     /// The role.
@@ -151,9 +152,9 @@ impl Agent {
             proposal: None,
             detached: None,
             tail: None,
+            ended_at: None,
             unanswered: 0,
             relay_turn: 0,
-            diverged: None,
             trouble: None,
             role: Role::Idle,
         }
@@ -199,6 +200,7 @@ impl Agent {
         }
         self.blind_since = None;
         self.note_starvation(&observation, now);
+        self.ended_at = observation.flushed.or(self.ended_at);
         self.observed = Some((observation, asked));
     }
 

@@ -16,7 +16,7 @@ use super::action::Verb;
 use super::agent::{Agent, Attachment, HUNG_LIMIT};
 use super::fencing::is_strangers;
 use super::patience::out_of_patience;
-use super::rejoin::{Relation, compare};
+use super::rejoin::{Mend, Relation, compare};
 
 /// How soon Postgres is looked at again while something is awaited from it.
 const LOOK_SOON: Duration = Duration::from_millis(20);
@@ -132,7 +132,7 @@ impl Situation<'_> {
         }
         let was_primary = side == Side::Primary && self.agent.born() == Some(epoch);
         if !was_primary {
-            return Desire::Do(Verb::Start(StartAs::Standby));
+            return Desire::Do(Verb::Start(StartAs::Standby { upstream: None }));
         }
         if self.out_of_patience() {
             return self.release(epoch, "it does not come back in time");
@@ -215,7 +215,7 @@ impl Situation<'_> {
     }
 
     fn behind_holder(&self, holder: NodeId, epoch: Epoch) -> Desire {
-        if self.is_stuck() {
+        if self.is_stuck() || self.starts_in_vain() {
             return Desire::Do(Verb::Stop(StopHow::Immediate));
         }
         if self.seen.process == Process::Hung {
@@ -235,20 +235,20 @@ impl Situation<'_> {
         if self.is_foreign() || self.agent.needs_clone || self.agent.starved.is_some() {
             return self.when_down(Verb::Clone(upstream));
         }
-        let relation =
-            compare(&self.seen.history, self.seen.flushed, &self.control.lineage, self.sabotage);
-        match relation {
+        match self.relation() {
             Relation::Behind => self.follow(upstream),
             Relation::Diverged { .. } if self.sabotage.is(Saboteur::RejoinWithoutRewind) => {
                 self.follow(upstream)
             }
-            Relation::Diverged { .. } => self.when_down(Verb::Rewind(upstream)),
-            Relation::Unrelated => self.when_down(Verb::Clone(upstream)),
+            Relation::Diverged { mend: Mend::Rewind, .. } => self.when_down(Verb::Rewind(upstream)),
+            Relation::Diverged { mend: Mend::Copy, .. } | Relation::Unrelated => {
+                self.when_down(Verb::Clone(upstream))
+            }
             Relation::Unknown => match self.seen.process {
                 // It was up, and its planned stop did not end. To recover it so as to measure it
                 // once more would only lead to the same stop; a rewind recovers first by itself.
                 Process::Down { .. } if self.agent.cut_short => Desire::Do(Verb::Rewind(upstream)),
-                Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
+                Process::Down { .. } => self.start_behind(upstream),
                 Process::Starting | Process::Up | Process::Stopping | Process::Hung => {
                     Desire::Look(LOOK_LATER)
                 }
@@ -256,9 +256,32 @@ impl Situation<'_> {
         }
     }
 
+    /// How the directory relates to the record. One that cannot say where it ends was seen to reach
+    /// so far at least, which may be enough to know that it has diverged.
+    fn relation(&self) -> Relation {
+        let by = |end| compare(&self.seen.history, end, &self.control.lineage, self.sabotage);
+        let known = by(self.seen.flushed);
+        let at_least = by(self.agent.ended_at);
+        let diverged = matches!(at_least, Relation::Diverged { .. });
+        if known == Relation::Unknown && diverged { at_least } else { known }
+    }
+
+    /// A directory that is consistent by itself is attached once it is seen to be; any other needs
+    /// what the primary has in order to start at all.
+    fn start_behind(&self, upstream: Upstream) -> Desire {
+        let upstream = (!self.seen.complete).then_some(upstream);
+        Desire::Do(Verb::Start(StartAs::Standby { upstream }))
+    }
+
+    /// A server that starts and lacks log, while nobody waits for it any more: whatever it streams
+    /// from was chosen before.
+    fn starts_in_vain(&self) -> bool {
+        self.seen.process == Process::Starting && !self.seen.complete
+    }
+
     fn follow(&self, upstream: Upstream) -> Desire {
         match self.seen.process {
-            Process::Down { .. } => Desire::Do(Verb::Start(StartAs::Standby)),
+            Process::Down { .. } => self.start_behind(upstream),
             Process::Starting | Process::Stopping | Process::Hung => Desire::Look(LOOK_LATER),
             Process::Up => {
                 if self.agent.attachment != Attachment::To(upstream.node, upstream.epoch) {
@@ -271,15 +294,15 @@ impl Situation<'_> {
 
     /// Detach first, then report: nothing is decided from a position that still moves.
     fn in_vacancy(&self) -> Desire {
-        if self.is_stuck() {
+        if self.is_stuck() || self.starts_in_vain() {
             return Desire::Do(Verb::Stop(StopHow::Immediate));
         }
         match self.seen.process {
             Process::Hung => self.end_if_hung(),
             Process::Starting | Process::Stopping => Desire::Look(LOOK_LATER),
             Process::Up => self.detach_or_rest(),
-            Process::Down { .. } if self.seen.system.is_some() && self.seen.flushed.is_none() => {
-                Desire::Do(Verb::Start(StartAs::Standby))
+            Process::Down { .. } if self.needs_recovery() => {
+                Desire::Do(Verb::Start(StartAs::Standby { upstream: None }))
             }
             Process::Down { .. } => Desire::Rest,
         }
@@ -300,10 +323,15 @@ impl Situation<'_> {
 
     fn detach_or_recover(&self) -> Desire {
         let down = matches!(self.seen.process, Process::Down { .. });
-        if down && self.seen.system.is_some() && self.seen.flushed.is_none() {
-            return Desire::Do(Verb::Start(StartAs::Standby));
+        if down && self.needs_recovery() {
+            return Desire::Do(Verb::Start(StartAs::Standby { upstream: None }));
         }
         self.detach_or_rest()
+    }
+
+    /// Only a start tells where the directory ends, and a start would tell.
+    fn needs_recovery(&self) -> bool {
+        self.seen.system.is_some() && self.seen.flushed.is_none() && self.seen.complete
     }
 
     fn when_down(&self, verb: Verb) -> Desire {

@@ -70,7 +70,7 @@ pub(super) fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Ep
             Verb::Initialise
             | Verb::Clone(_)
             | Verb::Rewind(_)
-            | Verb::Start(StartAs::Standby)
+            | Verb::Start(StartAs::Standby { .. })
             | Verb::Follow(_)
             | Verb::Detach
             | Verb::SetSync(_)

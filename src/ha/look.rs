@@ -64,7 +64,6 @@ impl Core {
         self.agent.tail = if waits { self.agent.tail.or(observation.flushed) } else { None };
         let harmless = !observation.may_write() && asked >= self.agent.stale_before;
         self.agent.observe(observation, asked, self.now);
-        self.note_divergence();
         if harmless && writable_epoch(&self.agent, &self.control).is_none() {
             self.disarm(actions);
         }

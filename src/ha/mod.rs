@@ -88,7 +88,7 @@ mod sync;
 mod tests;
 mod timers;
 
-pub use action::{Action, Verb};
+pub use action::{Action, Divergence, Verb};
 pub use event::{Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId};
 pub use lease::Lease;
 pub use report::{ReceiverReport, Report};

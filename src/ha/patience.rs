@@ -11,7 +11,7 @@ use crate::env::{Process, StartAs, StopHow};
 use crate::ids::Moment;
 
 use super::action::Verb;
-use super::agent::Agent;
+use super::agent::{Agent, Busy};
 use super::state::Core;
 
 /// In quorum-sync a failover loses nothing, so a restart in place is not waited for as long.
@@ -34,9 +34,7 @@ fn limit_of(verb: &Verb, timing: &Timing) -> Duration {
         Verb::Initialise | Verb::Follow(_) | Verb::Detach | Verb::SetSync(_) | Verb::Admit => {
             COMMAND_LIMIT
         }
-        Verb::Start(StartAs::Primary { .. } | StartAs::Standby) | Verb::Promote(_) => {
-            RECOVERY_LIMIT
-        }
+        Verb::Start(_) | Verb::Promote(_) => RECOVERY_LIMIT,
         Verb::Clone(_) | Verb::Rewind(_) => COPY_LIMIT,
     }
 }
@@ -61,6 +59,10 @@ impl Core {
             // A copy is worth less than this member's word in an election; cut short, it leaves the
             // directory as it was.
             Verb::Clone(_) if self.control.is_vacant() => Some("its word is needed".into()),
+            // It lives on what an upstream sends, and that is primary no more, or sends nothing.
+            Verb::Start(StartAs::Standby { upstream: Some(_) }) if self.starts_in_vain(busy) => {
+                Some("its upstream has nothing for it".into())
+            }
             // The recovery of a primary may take hours, and somebody else can serve in seconds.
             Verb::Start(StartAs::Primary { .. })
                 if out_of_patience(&self.agent, &self.control, self.now) =>
@@ -78,6 +80,12 @@ impl Core {
             | Verb::Admit
             | Verb::Stop(_) => None,
         }
+    }
+
+    fn starts_in_vain(&self, busy: &Busy) -> bool {
+        let primacy = &self.control.primacy;
+        let moved = primacy.holder.is_none() || primacy.epoch != busy.epoch;
+        moved || self.agent.starved.is_some()
     }
 
     /// I5, I9: a holder that cannot look at its Postgres knows nothing of it: neither whether it

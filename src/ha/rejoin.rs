@@ -1,12 +1,16 @@
 //! Rejoin: does a data directory's history agree with the recorded one, and if not, since when?
 //!
 //! The comparison is by birth, not by number: a timeline that was born in another epoch than the
-//! record says is another history, even where number and switch point are the same.
+//! record says is another history, even where number and switch point are the same. The server's
+//! own tools compare by number alone (docs/postgres.md); where that would mislead them, they are
+//! not asked.
 
-use crate::env::TimelineBirth;
+use crate::control::ControlState;
+use crate::env::{Observation, TimelineBirth};
 use crate::ids::Lsn;
 use crate::sabotage::{Sabotage, Saboteur};
 
+use super::action::{Action, Divergence};
 use super::state::Core;
 
 /// How a directory relates to the recorded history.
@@ -18,11 +22,23 @@ pub(super) enum Relation {
     Diverged {
         /// The first position that only the directory has.
         from: Lsn,
+        /// How it comes back.
+        mend: Mend,
     },
     /// The record does not reach back far enough, or has no line in common.
     Unrelated,
     /// Only a recovery can tell where the directory ends.
     Unknown,
+}
+
+/// How a diverged directory comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mend {
+    /// A rewind sees the same fork.
+    Rewind,
+    /// One number names two births. A rewind takes them for one timeline: it finds nothing to do,
+    /// or the wrong fork, and leaves rows behind that the primary does not have.
+    Copy,
 }
 
 /// Compares a directory's `history`, which ends at `flushed`, with the recorded lineage.
@@ -49,17 +65,18 @@ pub(super) fn compare(
         .find_map(|(at, birth)| lineage.iter().position(|l| same(l, birth)).map(|l| (at, l)));
     let Some((at, line)) = common else { return Relation::Unrelated };
     // Both leave the common timeline somewhere: where they first differ, the directory diverged.
+    let diverged = |from| Relation::Diverged { from, mend: mend(history, lineage, sabotage) };
     let recorded_end = lineage.get(line + 1).map(|next| next.begins);
     let own_next = history.get(at + 1).map(|next| next.begins);
     match (own_next, recorded_end) {
-        (Some(own), Some(recorded)) => Relation::Diverged { from: own.min(recorded) },
-        (Some(own), None) => Relation::Diverged { from: own },
+        (Some(own), Some(recorded)) => diverged(own.min(recorded)),
+        (Some(own), None) => diverged(own),
         (None, None) => Relation::Behind,
         (None, Some(end)) => {
             assert_eq!(history.get(at), Some(newest), "the common line is the newest");
             match flushed {
                 None => Relation::Unknown,
-                Some(flushed) if flushed > end => Relation::Diverged { from: end },
+                Some(flushed) if flushed > end => diverged(end),
                 Some(_) => Relation::Behind,
             }
         }
@@ -67,32 +84,50 @@ pub(super) fn compare(
 }
 
 impl Core {
-    /// Remembers which log only this directory has, because it may not be seen any more when a copy
-    /// is about to replace it.
-    pub(super) fn note_divergence(&mut self) {
+    /// I7: told before it happens, because nobody may be left to tell it afterwards.
+    pub(super) fn tell_what_goes(&self, is_copy: bool, actions: &mut Vec<Action>) {
         let Some(seen) = self.agent.seen() else { return };
-        let relation = compare(&seen.history, seen.flushed, &self.control.lineage, self.sabotage);
-        match (relation, seen.flushed) {
-            (Relation::Diverged { from }, Some(to)) => self.agent.diverged = Some((from, to)),
-            (Relation::Behind, _) => self.agent.diverged = None,
-            (Relation::Diverged { .. } | Relation::Unrelated | Relation::Unknown, _) => {}
-        }
-    }
-
-    /// I7: what the operator is told before a copy replaces the directory.
-    pub(super) fn what_a_copy_replaces(&self) -> Option<String> {
-        let newest = self.agent.seen()?.history.last()?;
-        let why = self.agent.starved.as_ref().map(|said| format!(" ({said})")).unwrap_or_default();
-        Some(match self.agent.diverged {
-            Some((from, to)) => format!(
-                "copying anew{why}: the log from {from} to {to} is only in the old directory, \
-                 which is set aside"
-            ),
-            None => format!(
+        if let Some(newest) = seen.history.last().filter(|_| is_copy) {
+            let said = self.agent.starved.as_ref();
+            let why = said.map(|said| format!(" ({said})")).unwrap_or_default();
+            actions.push(Action::Say(format!(
                 "copying anew{why}: the old directory, on {} of {}, is set aside",
                 newest.timeline, newest.born
-            ),
-        })
+            )));
+        }
+        if !self.sabotage.is(Saboteur::ReplaceInSilence) {
+            actions.extend(divergence(seen, &self.control, self.sabotage).map(Action::Tell));
+        }
+    }
+}
+
+/// I7: what the directory has and the recorded history lacks, as far as that can be known now. Too
+/// much rather than too little: where nobody can tell its end, it has one beyond every fork.
+fn divergence(
+    seen: &Observation,
+    control: &ControlState,
+    sabotage: Sabotage,
+) -> Option<Divergence> {
+    seen.system?;
+    let foreign = control.system.is_some() && seen.system != control.system;
+    let end = seen.flushed.unwrap_or(Lsn(u64::MAX));
+    let from = match compare(&seen.history, Some(end), &control.lineage, sabotage) {
+        Relation::Behind | Relation::Diverged { .. } | Relation::Unknown if foreign => Lsn(0),
+        Relation::Diverged { from, .. } => from,
+        Relation::Unrelated => Lsn(0),
+        Relation::Behind | Relation::Unknown => return None,
+    };
+    Some(Divergence { from, to: seen.flushed })
+}
+
+fn mend(history: &[TimelineBirth], lineage: &[TimelineBirth], sabotage: Sabotage) -> Mend {
+    let mistakable = history.iter().any(|own| {
+        lineage.iter().any(|other| own.timeline == other.timeline && own.born != other.born)
+    });
+    if mistakable && !sabotage.is(Saboteur::IgnoreTimelineBirth) {
+        Mend::Copy
+    } else {
+        Mend::Rewind
     }
 }
 
@@ -109,6 +144,10 @@ mod tests {
         compare(history, Some(Lsn(flushed)), births, Sabotage::NONE)
     }
 
+    fn diverged(from: u64, mend: Mend) -> Relation {
+        Relation::Diverged { from: Lsn(from), mend }
+    }
+
     #[test]
     fn a_standby_of_the_last_primary_is_behind() {
         let births = [birth(1, 1, 0), birth(2, 2, 100)];
@@ -120,21 +159,24 @@ mod tests {
     #[test]
     fn an_old_primary_with_a_tail_has_diverged_from_the_switch_point() {
         let births = [birth(1, 1, 0), birth(2, 2, 100)];
-        assert_eq!(relation(&births[..1], 130, &births), Relation::Diverged { from: Lsn(100) });
+        assert_eq!(relation(&births[..1], 130, &births), diverged(100, Mend::Rewind));
     }
 
     #[test]
-    fn the_same_number_born_in_another_epoch_is_another_history() {
+    fn the_same_number_born_in_another_epoch_is_another_history_that_no_rewind_sees() {
         let recorded = [birth(1, 1, 0), birth(2, 3, 100)];
         let own = [birth(1, 1, 0), birth(2, 2, 100)];
-        assert_eq!(relation(&own, 140, &recorded), Relation::Diverged { from: Lsn(100) });
+        assert_eq!(relation(&own, 140, &recorded), diverged(100, Mend::Copy));
+        // Nor does it once the recorded history has gone on to a number of its own.
+        let recorded = [birth(1, 1, 0), birth(2, 3, 100), birth(3, 4, 200)];
+        assert_eq!(relation(&own, 140, &recorded), diverged(100, Mend::Copy));
     }
 
     #[test]
     fn an_unrecorded_promotion_on_top_of_the_last_record_has_diverged() {
         let recorded = [birth(1, 1, 0)];
         let own = [birth(1, 1, 0), birth(2, 2, 70)];
-        assert_eq!(relation(&own, 80, &recorded), Relation::Diverged { from: Lsn(70) });
+        assert_eq!(relation(&own, 80, &recorded), diverged(70, Mend::Rewind));
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Core {
             Verb::Clone(_) => {
                 self.agent.needs_clone = false;
                 self.agent.starved = None;
-                self.agent.diverged = None;
+                self.agent.ended_at = None;
             }
             Verb::Start(StartAs::Primary { epoch, sync }) => {
                 self.agent.attachment = Attachment::Cleared;
@@ -191,11 +191,15 @@ impl Core {
                 self.rearm(sync.epoch, actions);
             }
             Verb::SetSync(sync) => self.agent.sync_told = Some(sync.clone()),
-            Verb::Start(StartAs::Standby) | Verb::Detach => {
+            Verb::Start(StartAs::Standby { upstream: Some(upstream) }) => {
+                self.agent.attachment = Attachment::To(upstream.node, upstream.epoch);
+            }
+            Verb::Start(StartAs::Standby { upstream: None }) | Verb::Detach => {
                 self.agent.attachment = Attachment::Cleared;
             }
             Verb::Stop(_) => self.agent.note_stopped(),
-            Verb::Initialise | Verb::Rewind(_) | Verb::Admit => {}
+            Verb::Rewind(_) => self.agent.ended_at = None,
+            Verb::Initialise | Verb::Admit => {}
         }
         if let Finished::Rewound(report) = finished {
             actions.push(Action::Say(format!(
@@ -211,7 +215,7 @@ impl Core {
         self.agent.retry_at = self.now + wait.min(RETRY_MAX);
         self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         let for_good = !why.is_transient();
-        if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby)) {
+        if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby { .. })) {
             // Among others: a rewind that was cut short leaves a directory that only a copy mends.
             self.agent.needs_clone = true;
         }
@@ -394,14 +398,19 @@ impl Core {
             }
             Verb::Promote(_) | Verb::SetSync(_) => self.agent.sync_told = None,
             // Until it ends well either may be so.
-            Verb::Follow(_) | Verb::Detach => self.agent.attachment = Attachment::Unknown,
+            Verb::Follow(_)
+            | Verb::Detach
+            | Verb::Start(StartAs::Standby { upstream: Some(_) }) => {
+                self.agent.attachment = Attachment::Unknown;
+            }
             Verb::Stop(StopHow::Fast) => {
                 let limit = Duration::from_millis(self.control.settings.timing.stop_ms);
                 self.timers.set_no_later(Timer::AgentReview, self.now + limit);
             }
             Verb::Stop(StopHow::Immediate) => self.agent.note_cut_short(),
-            Verb::Clone(_) => actions.extend(self.what_a_copy_replaces().map(Action::Say)),
-            Verb::Initialise | Verb::Rewind(_) | Verb::Start(StartAs::Standby) | Verb::Admit => {}
+            Verb::Clone(_) => self.tell_what_goes(true, actions),
+            Verb::Rewind(_) => self.tell_what_goes(false, actions),
+            Verb::Initialise | Verb::Start(StartAs::Standby { upstream: None }) | Verb::Admit => {}
         }
         if verb.makes_primary() {
             self.agent.unseen = Some(Unseen { epoch, open: true });

@@ -52,6 +52,9 @@ impl<E: NodeEnv> Node<E> {
                     tracing::info!("voters not changed: {why}");
                 }
             }),
+            Action::Tell(divergence) => {
+                tracing::warn!(node = %shared.config.node, "{divergence}");
+            }
             Action::Say(line) => tracing::info!(node = %shared.config.node, "{line}"),
         }
     }

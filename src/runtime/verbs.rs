@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn start() -> Verb {
-        Verb::Start(StartAs::Standby)
+        Verb::Start(StartAs::Standby { upstream: None })
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use pg_replica::env::{Postgres, Process, Side, StartAs, StopHow, SyncNames, TimelineBirth};
-use pg_replica::ids::{Epoch, Lsn, Timeline};
+use futures_util::future::{Either, select};
+use pg_replica::env::{
+    KEEPALIVE, Observation, Postgres, Process, Side, StartAs, StopHow, SyncNames, TimelineBirth,
+};
+use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
 
 use super::ground::{
     Ground, Wrote, follow, found, join, promote, sync, until, until_rows, upstream,
@@ -141,7 +144,7 @@ pub(crate) async fn a_diverged_former_primary_is_rewound_and_follows<G: Ground>(
     server.stop(StopHow::Fast).await.unwrap();
     let report = server.rewind(&upstream(&ground, 2, 2)).await.unwrap();
     assert!(report.diverged_to > report.diverged_from, "{report:?}");
-    server.start(&StartAs::Standby).await.unwrap();
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
     follow(&ground, 1, 2, 2).await;
     until_rows(&ground, 1, &[1, 2]).await;
     let (former, present) =
@@ -186,7 +189,7 @@ pub(crate) async fn a_start_forgets_the_upstream<G: Ground>(ground: G) {
     join(&ground, 2, 1, 1).await;
     let server = ground.server(2);
     server.stop(StopHow::Fast).await.unwrap();
-    server.start(&StartAs::Standby).await.unwrap();
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
     ground.sleep(BRIEFLY).await;
     let seen = server.observe().await.unwrap();
     assert_eq!((seen.side, seen.receiver), (Side::Standby, None));
@@ -211,4 +214,147 @@ pub(crate) async fn a_copy_leaves_the_old_directory_aside<G: Ground>(ground: G) 
     join(&ground, 2, 1, 1).await;
     until_rows(&ground, 2, &[1]).await;
     assert_ne!(ground.server(2).observe().await.unwrap().system, Some(stranger));
+}
+
+/// Otherwise a busy standby would go on confirming for as long as it replays.
+pub(crate) async fn a_detach_does_not_wait_for_replay<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    ground.stop_replay(2).await;
+    for row in 1..20 {
+        assert_eq!(ground.write(1, row, PATIENCE).await, Wrote::Acknowledged);
+    }
+    let end = ground.server(1).observe().await.unwrap().flushed;
+    until(&ground, 2, "has received it all", |seen| seen.flushed >= end).await;
+    ground.server(2).detach().await.unwrap();
+    let before = ground.server(2).observe().await.unwrap();
+    assert_eq!(before.receiver, None);
+    assert!(before.replayed < before.flushed && before.flushed >= end);
+    assert_eq!(ground.write(1, 20, PATIENCE).await, Wrote::Acknowledged);
+    ground.sleep(BRIEFLY).await;
+    let after = ground.server(2).observe().await.unwrap();
+    assert_eq!((after.receiver, after.flushed), (None, before.flushed));
+    // A promotion replays what was received.
+    ground.server(2).promote(Epoch(2)).await.unwrap();
+    ground.server(2).admit().await.unwrap();
+    assert_eq!(ground.rows(2).await, (1..20).collect::<Vec<u64>>());
+}
+
+pub(crate) async fn a_restarted_standby_knows_its_end_only_when_it_has_replayed_it<G: Ground>(
+    ground: G,
+) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    ground.stop_replay(2).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    let end = ground.server(1).observe().await.unwrap().flushed;
+    until(&ground, 2, "has received it all", |seen| seen.flushed >= end).await;
+    let server = ground.server(2);
+    server.stop(StopHow::Fast).await.unwrap();
+    let down = server.observe().await.unwrap();
+    assert_eq!((down.process, down.flushed), (Process::Down { clean: true }, None));
+    assert!(down.complete);
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
+    let seen = until(&ground, 2, "knows its end", |seen| {
+        assert!(seen.flushed.is_none() || seen.flushed >= end, "it understates its end");
+        seen.flushed.is_some()
+    });
+    assert_eq!(seen.await.process, Process::Up);
+}
+
+pub(crate) async fn a_start_with_an_upstream_streams<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    ground.server(2).clone_from(&upstream(&ground, 1, 1)).await.unwrap();
+    let from = Some(upstream(&ground, 1, 1));
+    ground.server(2).start(&StartAs::Standby { upstream: from }).await.unwrap();
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    let attached = |seen: &Observation| {
+        seen.receiver.is_some_and(|r| r.upstream == NodeId(1) && r.epoch == Epoch(1))
+    };
+    until(&ground, 2, "streams", attached).await;
+}
+
+/// It is never asked for, because it would not see that there is something to do.
+pub(crate) async fn a_rewind_between_equal_numbers_finds_nothing_to_do<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    for node in [2, 3] {
+        join(&ground, node, 1, 1).await;
+    }
+    ground.server(1).stop(StopHow::Fast).await.unwrap();
+    promote(&ground, 2, 2).await;
+    promote(&ground, 3, 3).await;
+    assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
+    for row in 30..40 {
+        assert_eq!(ground.write(3, row, PATIENCE).await, Wrote::Acknowledged);
+    }
+    let server = ground.server(2);
+    server.stop(StopHow::Fast).await.unwrap();
+    let report = server.rewind(&upstream(&ground, 3, 3)).await.unwrap();
+    assert_eq!(report.diverged_from, report.diverged_to);
+}
+
+pub(crate) async fn a_rewound_server_needs_what_its_source_wrote_meanwhile<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    promote(&ground, 2, 2).await;
+    assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(1);
+    server.stop(StopHow::Fast).await.unwrap();
+    let source = upstream(&ground, 2, 2);
+    let mut rewind = std::pin::pin!(server.rewind(&source));
+    let mut row = 1_000;
+    let report = loop {
+        let write = std::pin::pin!(ground.write(2, row, PATIENCE));
+        match select(rewind.as_mut(), write).await {
+            Either::Left((report, _)) => break report.unwrap(),
+            Either::Right((wrote, _)) => assert_eq!(wrote, Wrote::Acknowledged),
+        }
+        row += 1;
+    };
+    assert!(report.diverged_to > report.diverged_from, "{report:?}");
+    let down = server.observe().await.unwrap();
+    assert!(!down.complete);
+    assert_eq!((down.side, down.flushed), (Side::Standby, None));
+    server.start(&StartAs::Standby { upstream: Some(source.clone()) }).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    assert!(seen.complete && seen.process == Process::Up);
+    let present = ground.server(2).observe().await.unwrap();
+    let end = present.flushed;
+    until(&ground, 1, "has the end", |seen| seen.flushed >= end).await;
+    assert_eq!(server.observe().await.unwrap().history, present.history);
+}
+
+pub(crate) async fn a_crashed_standby_that_diverged_is_rewound<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    for node in [2, 3] {
+        join(&ground, node, 1, 1).await;
+    }
+    ground.server(3).detach().await.unwrap();
+    assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[100]).await;
+    ground.server(1).stop(StopHow::Immediate).await.unwrap();
+    promote(&ground, 3, 2).await;
+    assert_eq!(ground.write(3, 1, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(2);
+    server.stop(StopHow::Immediate).await.unwrap();
+    server.rewind(&upstream(&ground, 3, 2)).await.unwrap();
+    let from = Some(upstream(&ground, 3, 2));
+    server.start(&StartAs::Standby { upstream: from }).await.unwrap();
+    until_rows(&ground, 2, &[1]).await;
+}
+
+pub(crate) async fn an_idle_primary_is_heard<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    let mut longest = Duration::ZERO;
+    for _ in 0..100 {
+        let seen = ground.server(2).observe().await.unwrap();
+        longest = longest.max(seen.receiver.unwrap().silent_for);
+        ground.sleep(Duration::from_millis(30)).await;
+    }
+    // A shared machine may keep anybody waiting for a moment.
+    assert!(longest < KEEPALIVE + Duration::from_millis(150), "{longest:?}");
 }

@@ -34,6 +34,9 @@ pub(crate) trait Ground: Send + Sync {
     /// The rows that a client reads there, in order.
     fn rows(&self, node: u64) -> impl Future<Output = Vec<u64>> + Send;
 
+    /// Has a standby receive and not replay, until its next start.
+    fn stop_replay(&self, node: u64) -> impl Future<Output = ()> + Send;
+
     /// Waits.
     fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send;
 }
@@ -97,7 +100,7 @@ pub(crate) async fn found(ground: &impl Ground, node: u64, sync: SyncNames) {
 pub(crate) async fn join(ground: &impl Ground, node: u64, primary: u64, epoch: u64) {
     let server = ground.server(node);
     server.clone_from(&upstream(ground, primary, epoch)).await.unwrap();
-    server.start(&StartAs::Standby).await.unwrap();
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
     follow(ground, node, primary, epoch).await;
 }
 

@@ -42,6 +42,13 @@ on_both! {
     a_crashed_primary_comes_back_in_its_place_and_shut(1),
     a_clean_shutdown_leaves_the_standby_with_everything(2),
     a_start_forgets_the_upstream(2),
+    a_detach_does_not_wait_for_replay(2),
+    a_restarted_standby_knows_its_end_only_when_it_has_replayed_it(2),
+    a_start_with_an_upstream_streams(2),
+    a_rewind_between_equal_numbers_finds_nothing_to_do(3),
+    a_rewound_server_needs_what_its_source_wrote_meanwhile(2),
+    a_crashed_standby_that_diverged_is_rewound(3),
+    an_idle_primary_is_heard(2),
     a_stop_of_a_stopped_server_is_harmless(1),
     a_copy_leaves_the_old_directory_aside(2),
 }

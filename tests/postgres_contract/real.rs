@@ -141,6 +141,11 @@ impl Ground for Real {
             .collect()
     }
 
+    async fn stop_replay(&self, node: u64) {
+        let client = self.client(node).await.unwrap();
+        client.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    }
+
     async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
     }

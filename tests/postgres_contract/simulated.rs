@@ -11,6 +11,7 @@ use sim::fabric::Fabric;
 use sim::host::Host;
 use sim::place::Place;
 use sim::postgres::{Registry, Server, ServerConfig, SimPostgres, WriteOutcome};
+use sim::scenario::PostgresFlaw;
 use sim::streams::{Concern, Streams};
 use sim::witness::{Fact, Row, Witness};
 
@@ -84,6 +85,10 @@ impl Ground for Simulated {
 
     async fn rows(&self, node: u64) -> Vec<u64> {
         self.server(node).server().rows().into_iter().map(|row| row.number).collect()
+    }
+
+    async fn stop_replay(&self, node: u64) {
+        self.server(node).server().set_flaw(PostgresFlaw::ReplayStuck, true);
     }
 
     async fn sleep(&self, span: Duration) {

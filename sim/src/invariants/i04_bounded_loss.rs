@@ -5,8 +5,8 @@
 //! than the chosen one. Checked at every start as primary: of the acknowledged commits that the
 //! new history lacks, those that the former holder could still report lie at most `max_lag` bytes
 //! behind the place where the new history parts from theirs. What it acknowledged after the last
-//! report that got through, up to the end of its lease, nobody can know of; that part is measured
-//! and told, not judged. Exempt from both is a failover that an operator forced.
+//! report of its position that got through, up to the end of its lease, nobody can know of; that
+//! part is measured and told, not judged. Exempt from both is a failover that an operator forced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,6 +37,8 @@ struct Commit {
 pub(super) struct BoundedLoss {
     commits: BTreeMap<Row, Commit>,
     forced: BTreeSet<Epoch>,
+    /// When the last report left that told where a holder's log ends and was answered.
+    located: BTreeMap<(NodeId, Epoch), Duration>,
     /// The largest bound that was in force for an epoch.
     max_lag_bytes: BTreeMap<Epoch, u64>,
     /// Acknowledged rows that a successor lacked.
@@ -95,6 +97,13 @@ impl BoundedLoss {
         }
     }
 
+    /// A report that left at `at` and told where the log of the holder of `epoch` ends was
+    /// answered.
+    pub(super) fn located(&mut self, at: Duration, node: NodeId, epoch: Epoch) {
+        let last = self.located.entry((node, epoch)).or_default();
+        *last = at.max(*last);
+    }
+
     pub(super) fn acknowledged(&mut self, ack: &Acknowledged) {
         let commit = Commit {
             at: ack.at,
@@ -106,14 +115,12 @@ impl BoundedLoss {
         self.commits.insert(ack.row, commit);
     }
 
-    /// A server became primary. `last_renewal` tells when a server last asked for the renewal of
-    /// an epoch and was answered: until then its position was known to others.
+    /// A server became primary.
     pub(super) fn became_primary(
         &mut self,
         at: Duration,
         began: (NodeId, Epoch, &[TimelineBirth]),
         rows: &[Row],
-        last_renewal: impl Fn(NodeId, Epoch) -> Option<Duration>,
         findings: &mut Findings,
     ) {
         let (server, epoch, history) = began;
@@ -131,8 +138,8 @@ impl BoundedLoss {
             let bytes = commit.lsn.ahead_of(parting(history, commit.birth));
             all = bytes.max(all);
             forced |= self.forced.range(commit.epoch..epoch).next().is_some();
-            let known_until = last_renewal(commit.server, commit.epoch)
-                .map(|sent| sent.saturating_sub(POSITION_AGE_MAX));
+            let located = self.located.get(&(commit.server, commit.epoch));
+            let known_until = located.map(|left| left.saturating_sub(POSITION_AGE_MAX));
             if known_until.is_none_or(|until| commit.at <= until) {
                 reportable = bytes.max(reportable);
             }
@@ -226,17 +233,19 @@ mod tests {
         }
     }
 
-    fn failover(max_lag_bytes: u64, renewed_ms: Option<u64>) -> (BoundedLoss, Findings) {
+    fn failover(max_lag_bytes: u64, located_ms: Option<u64>) -> (BoundedLoss, Findings) {
         let (mut check, mut findings) = (BoundedLoss::default(), Findings::default());
         check.control(&born(max_lag_bytes));
         for number in 1..=5 {
             check.acknowledged(&commit(number * 1_000, 1, 1, number));
         }
+        if let Some(left) = located_ms {
+            check.located(ms(left), NodeId(1), Epoch(1));
+        }
         check.became_primary(
             ms(9_000),
             (NodeId(2), Epoch(2), &[birth(1, 1, 0), birth(2, 2, 200)]),
             &rows(&[1, 2]),
-            |_, _| renewed_ms.map(ms),
             &mut findings,
         );
         (check, findings)
@@ -286,11 +295,11 @@ mod tests {
                 ..commit(number * 1_000, 2, 2, number)
             });
         }
+        check.located(ms(9_000), NodeId(2), Epoch(2));
         check.became_primary(
             ms(9_000),
             (NodeId(1), Epoch(3), &[birth(1, 1, 0), birth(3, 3, 9_000)]),
             &rows(&[1, 2]),
-            |_, _| Some(ms(9_000)),
             &mut findings,
         );
         assert_broken(&findings, Invariant::I4, "max_lag is 299");

@@ -1,10 +1,10 @@
 //! **I6 membership.** One voter change at a time; a removed node never holds primacy.
 //!
 //! Checked on what a Raft leader shows of its voters: from one view to the next they differ by one
-//! member at most, and so do those of a new leader and of the one before it. Checked on every control state: one command changes one member at most, a number
-//! that was removed never returns, and the holder is a member that keeps data. Checked on every
-//! acknowledgement: the server is a member, or was removed while its lease, granted before, is
-//! still running.
+//! member at most, and so do those of a new leader and of the one before it. Checked on every
+//! control state: one command changes one member at most, a number that was removed never returns,
+//! and the holder is a member that keeps data. Checked on every acknowledgement: the server is a
+//! member, or was removed while its lease, granted before, is still running.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pg_replica::control::{Applied, Command, ControlState};
-use pg_replica::ha::RaftView;
+use pg_replica::ha::{Divergence, RaftView};
 use pg_replica::ids::{CommandId, Epoch, NodeId};
 
 use crate::sometimes::{Reached, Sometimes};
@@ -22,7 +22,7 @@ use super::i03_durability::Durability;
 use super::i04_bounded_loss::BoundedLoss;
 use super::i05_self_fencing::SelfFencing;
 use super::i06_membership::Membership;
-use super::i07_nothing_destroyed::directory_replaced;
+use super::i07_nothing_destroyed::{NothingDestroyed, Replaced};
 use super::i08_raft::Raft;
 use super::i09_liveness::Liveness;
 use super::i10_answers::Answers;
@@ -65,6 +65,7 @@ struct Inner {
     bounded_loss: BoundedLoss,
     self_fencing: SelfFencing,
     membership: Membership,
+    nothing_destroyed: NothingDestroyed,
     raft: Raft,
     liveness: Liveness,
     answers: Answers,
@@ -113,6 +114,17 @@ impl Oracle {
     /// time at which the request was seen to go, and the lease by the node's own clock from there.
     pub fn lease(&self, node: NodeId, epoch: Epoch, until_true: Duration) {
         self.lock().self_fencing.lease(node, epoch, until_true);
+    }
+
+    /// A report that left at `at` and told where the log of the holder of `epoch` ends was
+    /// answered.
+    pub fn located(&self, at: Duration, node: NodeId, epoch: Epoch) {
+        self.lock().bounded_loss.located(at, node, epoch);
+    }
+
+    /// A member told its operator what only its directory has.
+    pub fn told(&self, node: NodeId, divergence: Divergence) {
+        self.lock().nothing_destroyed.told(node, divergence);
     }
 
     /// A member's store is gone with its machine: what it knew, it need not know any more.
@@ -305,8 +317,10 @@ impl Inner {
                 let began = Began { server, epoch, history, system, rows };
                 self.became_primary(at, &began);
             }
-            Fact::DirectoryReplaced { server, lost, kept_aside } => {
-                directory_replaced(at, *server, lost, *kept_aside, &mut self.findings);
+            Fact::DirectoryReplaced { server, lost, span, kept_aside } => {
+                let replaced = Replaced { server: *server, lost, span: *span };
+                let findings = &mut self.findings;
+                self.nothing_destroyed.replaced(at, replaced, *kept_aside, findings);
             }
             Fact::TimelineCreated { server, birth, .. } => {
                 self.one_holder.timeline_created(at, *server, *birth, &mut self.findings);
@@ -339,11 +353,8 @@ impl Inner {
         self.single_writer.became_primary(epoch, rows);
         self.one_holder.became_primary(at, began, &mut self.findings);
         self.durability.became_primary(at, server, epoch, rows, &mut self.findings);
-        let lease = self.newest.settings.timing.lease();
-        let last_renewal =
-            |node, of| self.self_fencing.until(node, of).map(|until| until.saturating_sub(lease));
         let began = (server, epoch, history);
-        self.bounded_loss.became_primary(at, began, rows, last_renewal, &mut self.findings);
+        self.bounded_loss.became_primary(at, began, rows, &mut self.findings);
     }
 
     fn control(&mut self, at: Duration, node: NodeId, state: &Arc<ControlState>) {

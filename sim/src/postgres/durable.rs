@@ -41,8 +41,6 @@ pub struct Fork {
     pub last_common: usize,
     /// The end of what both have.
     pub at: Lsn,
-    /// Whether the common timelines were also born in the same epochs, which Postgres cannot see.
-    pub same_births: bool,
 }
 
 /// A data directory.
@@ -60,6 +58,11 @@ pub struct Directory {
     pub broken: bool,
     /// The upstream that the configuration names.
     pub upstream: Option<Upstream>,
+    /// Where its next recovery begins: what a server had replayed when it ended.
+    pub replayed: Lsn,
+    /// The position that has to be reached, on this timeline, before it is consistent: where the
+    /// source of a rewind had got to when that ended.
+    pub min_recovery: Option<(Timeline, Lsn)>,
     wal: Vec<Record>,
     base: Lsn,
     recycled_to: Lsn,
@@ -80,6 +83,8 @@ impl Directory {
             standby_signal: false,
             broken: false,
             upstream: None,
+            replayed: FIRST_LSN,
+            min_recovery: None,
             wal: Vec::new(),
             base: FIRST_LSN,
             recycled_to: FIRST_LSN,
@@ -99,7 +104,22 @@ impl Directory {
         copy.standby_signal = true;
         copy.ever_started = true;
         copy.upstream = None;
+        copy.replayed = copy.flushed;
         copy
+    }
+
+    /// Whether what is on the disk reaches the point of consistency.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.min_recovery.is_none_or(|(_, lsn)| self.flushed >= lsn)
+    }
+
+    /// Whether the timelines of `upstream` lead through the point of consistency, judged by number.
+    #[must_use]
+    pub fn can_complete_with(&self, upstream: &[TimelineBirth]) -> bool {
+        let Some((timeline, lsn)) = self.min_recovery else { return true };
+        let next = upstream.iter().position(|birth| birth.timeline == timeline).map(|at| at + 1);
+        next.is_some_and(|next| upstream.get(next).is_none_or(|birth| lsn <= birth.begins))
     }
 
     /// The end of the last record, on disk or not.
@@ -259,9 +279,14 @@ impl Directory {
             .take_while(|(own, other)| own.timeline == other.timeline && own.begins == other.begins)
             .count();
         let last_common = common.checked_sub(1)?;
-        let same_births = self.history[..common] == source.history[..common];
         let at = self.end_of(last_common).min(source.end_of(last_common));
-        Some(Fork { last_common, at, same_births })
+        Some(Fork { last_common, at })
+    }
+
+    /// Whether a record of this log ends there: what lies before a fork has to be readable.
+    #[must_use]
+    pub fn has_record_ending_at(&self, lsn: Lsn) -> bool {
+        lsn == self.base || self.wal.binary_search_by_key(&lsn, |record| record.end).is_ok()
     }
 
     /// Whether the log between `from` and now was recycled in part.
@@ -310,6 +335,7 @@ impl Directory {
         self.wal.truncate(records);
         self.flushed = self.flushed.min(self.written());
         let written = self.written();
+        self.replayed = self.replayed.min(written);
         // A timeline of which no record is left has not been reached.
         let reached = self.history.partition_point(|birth| birth.begins < written);
         self.history.truncate(reached.max(1));
@@ -319,6 +345,11 @@ impl Directory {
 impl SetAside {
     /// The rows in what was kept.
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        self.records.iter().filter_map(|record| record.row)
+        self.positions().map(|(_, row)| row)
+    }
+
+    /// The same, with the end of the record of each.
+    pub fn positions(&self) -> impl Iterator<Item = (Lsn, Row)> + '_ {
+        self.records.iter().filter_map(|record| Some((record.end, record.row?)))
     }
 }

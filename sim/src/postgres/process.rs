@@ -46,13 +46,17 @@ impl Core {
     /// The process is gone: its connections break, and of its log only what the disk and the
     /// operating system have remains. Returns whether there was a process.
     pub(super) fn end_process(&self, state: &mut State, ending: Ending) -> bool {
-        let Some(run) = state.running.take() else { return false };
+        let Some(mut run) = state.running.take() else { return false };
         let side = run.side;
+        let replayed = run.advance_replay(true_now(), state.flaws.has(PostgresFlaw::ReplayStuck));
         self.host.kill(ProcessKind::Postgres);
         if !state.dark {
             run.hang_up();
         }
         let directory = state.directory.as_mut().expect("a process has a directory");
+        if side == Side::Standby {
+            directory.replayed = directory.replayed.max(replayed);
+        }
         if ending.clean {
             directory.flush_to(directory.written());
             directory.clean = true;
@@ -79,10 +83,12 @@ impl Server {
         let directory = directory.as_mut().expect("the check asks for a directory");
         let (side, epoch, sync) = match how {
             StartAs::Primary { epoch, sync } => (Side::Primary, *epoch, sync.clone()),
-            StartAs::Standby => (Side::Standby, Epoch::default(), SyncNames::default()),
+            StartAs::Standby { .. } => (Side::Standby, Epoch::default(), SyncNames::default()),
         };
         directory.standby_signal = side == Side::Standby;
-        if !core.sabotage.is(Saboteur::StartWithOldUpstream) {
+        if let StartAs::Standby { upstream: Some(upstream) } = how {
+            directory.upstream = Some(upstream.clone());
+        } else if !core.sabotage.is(Saboteur::StartWithOldUpstream) {
             directory.upstream = None;
         }
         let (started, receive) = oneshot::channel();
@@ -196,6 +202,7 @@ impl Live<'_> {
     fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::Recovered => self.on_recovered(),
+            Timer::OwnLogReplayed => self.on_own_log_replayed(),
             Timer::Promoted => self.on_promoted(),
             Timer::Flushed => self.on_flushed(),
             Timer::Keepalive => self.on_keepalive_due(),
@@ -236,7 +243,6 @@ impl Live<'_> {
 
     fn on_recovered(&mut self) {
         self.dir.flush_to(self.dir.written());
-        self.run.phase = Phase::Up;
         match self.run.side {
             Side::Primary => {
                 if !self.run.was_clean {
@@ -244,15 +250,47 @@ impl Live<'_> {
                     self.dir.flush_to(self.dir.written());
                 }
                 self.become_primary();
+                self.answer();
             }
             Side::Standby => {
-                self.run.admits = true;
-                self.run.replayed = self.dir.flushed();
-                if let Some(leftover) = self.dir.upstream.clone() {
-                    self.attach_to(leftover);
-                }
+                self.run.replayed = self.dir.replayed.min(self.dir.flushed());
+                let span = self.own_replay_span();
+                self.run.own_log_replayed_at = Some(self.now + span);
+                self.run.timers.add(self.now + span, Timer::OwnLogReplayed);
+                self.answer_if_complete();
             }
         }
+    }
+
+    /// A standby answers as soon as it is consistent, which may be long before it has replayed what
+    /// is on its own disk.
+    fn own_replay_span(&self) -> Duration {
+        let (typical, worst) = if self.run.replayed < self.dir.flushed() {
+            (Duration::from_millis(60), Duration::from_secs(2))
+        } else {
+            (Duration::from_millis(5), Duration::from_millis(100))
+        };
+        self.core.stream.long_tail(typical, worst)
+    }
+
+    fn on_own_log_replayed(&mut self) {
+        self.run.own_log_replayed_at = None;
+        self.run.replayed = self.dir.flushed();
+        if let Some(upstream) = self.dir.upstream.clone() {
+            self.attach_to(upstream);
+        }
+    }
+
+    pub(super) fn answer_if_complete(&mut self) {
+        if self.run.phase == Phase::Starting && self.dir.is_complete() {
+            self.run.admits = true;
+            self.answer();
+        }
+    }
+
+    fn answer(&mut self) {
+        self.run.phase = Phase::Up;
+        self.dir.min_recovery = None;
         for waiting in self.run.starting.drain(..) {
             let _ = waiting.send(());
         }
@@ -348,6 +386,7 @@ impl Running {
             receiver: None,
             replay: VecDeque::new(),
             replayed: pg_replica::ids::Lsn::default(),
+            own_log_replayed_at: None,
             promotion: None,
             detaching: Vec::new(),
             starting: Vec::new(),

@@ -21,9 +21,6 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 /// A refusal is not worth a quick repetition.
 const RECONNECT_AFTER_REFUSAL: Duration = Duration::from_millis(500);
 
-/// `wal_receiver_status_interval`: signs of life are answered about this often.
-const REPLY_EVERY: Duration = Duration::from_millis(900);
-
 impl Receiver {
     /// Whether it streams.
     pub(super) fn is_open(&self) -> bool {
@@ -61,7 +58,8 @@ impl Live<'_> {
             return Err(PostgresError::Transient("a promotion is under way".to_owned()));
         }
         self.dir.upstream = Some(upstream.clone());
-        if self.run.receiver.as_ref().is_none_or(|receiver| receiver.upstream != upstream) {
+        let attached = self.run.receiver.as_ref().is_some_and(|own| own.upstream == upstream);
+        if !attached && self.run.own_log_replayed_at.is_none() {
             self.attach_to(upstream);
         }
         Ok(())
@@ -74,7 +72,6 @@ impl Live<'_> {
             upstream,
             stream: Stream::Idle,
             last_heard: self.now,
-            last_reply: self.now,
             refusal: None,
             for_good: false,
         });
@@ -101,7 +98,8 @@ impl Live<'_> {
 
     pub(super) fn on_reconnect(&mut self) {
         let Some(receiver) = &mut self.run.receiver else { return };
-        if self.run.phase != Phase::Up || !matches!(receiver.stream, Stream::Idle) {
+        let stops = matches!(self.run.phase, Phase::Stopping { .. });
+        if stops || !matches!(receiver.stream, Stream::Idle) {
             return;
         }
         let core = self.core;
@@ -129,6 +127,12 @@ impl Live<'_> {
         receiver.last_heard = self.now;
         match message {
             Streamed::Accepted(history) => {
+                if !self.dir.can_complete_with(&history) {
+                    // What the blocks need is on a timeline that the upstream has left before.
+                    self.dir.broken = true;
+                    self.panic("its minimum recovery point is not in the upstream's history");
+                    return;
+                }
                 receiver.refusal = None;
                 receiver.for_good = false;
                 self.dir.know(&history);
@@ -141,11 +145,8 @@ impl Live<'_> {
                 self.reconnect_after(RECONNECT_AFTER_REFUSAL);
             }
             Streamed::Reset => self.reconnect_after(RECONNECT_AFTER),
-            Streamed::Keepalive => {
-                if self.now - receiver.last_reply >= REPLY_EVERY {
-                    self.confirm();
-                }
-            }
+            Streamed::Keepalive { reply: true } => self.confirm(),
+            Streamed::Keepalive { reply: false } => {}
             Streamed::Wal(records) => {
                 let Stream::Open(_, history) = &receiver.stream else { return };
                 if self.flaws.has(PostgresFlaw::DiskFull) {
@@ -182,6 +183,7 @@ impl Live<'_> {
         self.run.replay.push_back((earliest.max(self.now + span), self.dir.flushed()));
         self.replayed();
         self.end_detaching();
+        self.answer_if_complete();
     }
 
     /// The end of what has been replayed.
@@ -196,7 +198,9 @@ impl Live<'_> {
             (Ok(()), Side::Primary, _) => {
                 Err(PostgresError::Permanent("the server is not in recovery".to_owned()))
             }
-            (Ok(()), Side::Standby, _) if self.run.receiver.is_some() => {
+            (Ok(()), Side::Standby, _)
+                if self.run.receiver.is_some() || self.dir.upstream.is_some() =>
+            {
                 Err(PostgresError::Transient("a receiver is attached; detach it first".to_owned()))
             }
             (Ok(()), Side::Standby, Some((other, waiting))) if *other == epoch => {
@@ -210,7 +214,8 @@ impl Live<'_> {
                 self.run.promotion = Some((epoch, vec![reply]));
                 let typical = Duration::from_millis(80);
                 let span = self.core.stream.long_tail(typical, Duration::from_millis(900));
-                let replay_ends = self.run.replay.back().map_or(self.now, |(at, _)| *at);
+                let received = self.run.replay.back().map(|(at, _)| *at);
+                let replay_ends = received.max(self.run.own_log_replayed_at).unwrap_or(self.now);
                 self.run.timers.add(replay_ends.max(self.now) + span, Timer::Promoted);
                 return;
             }
@@ -243,9 +248,8 @@ impl Live<'_> {
     }
 
     fn confirm(&mut self) {
-        let Some(receiver) = &mut self.run.receiver else { return };
+        let Some(receiver) = &self.run.receiver else { return };
         if let Stream::Open(link, _) = &receiver.stream {
-            receiver.last_reply = self.now;
             link.up(Input::Confirm(link.clone(), self.dir.flushed()));
         }
     }

@@ -237,11 +237,12 @@ impl Server {
         (run.side == Side::Primary && run.phase != Phase::Starting).then_some(run.epoch)
     }
 
-    /// Whether its directory holds a database that can be started: neither none, nor one in the
-    /// middle of a rewind.
+    /// Whether its directory holds a database that can be started without anybody's help: neither
+    /// none, nor one in the middle of a rewind, nor one that lacks log of the rewind's source.
     #[must_use]
     pub fn has_usable_directory(&self) -> bool {
-        self.0.state().directory.as_ref().is_some_and(|directory| !directory.broken)
+        let state = self.0.state();
+        state.directory.as_ref().is_some_and(|own| !own.broken && own.is_complete())
     }
 
     /// Where its directory ends; `None` where it is empty.
@@ -307,7 +308,7 @@ impl Server {
             .as_ref()
             .is_some_and(|receiver| receiver.is_open() && receiver.is_on(connection));
         open && !self.0.is_frozen()
-            && run.phase == Phase::Up
+            && !matches!(run.phase, Phase::Stopping { .. })
             && !state.flaws.has(PostgresFlaw::DiskFull)
     }
 }

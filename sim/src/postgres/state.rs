@@ -96,6 +96,9 @@ pub(super) struct Running {
     /// When what was received has been replayed; what is not listed has been.
     pub(super) replay: VecDeque<(Duration, Lsn)>,
     pub(super) replayed: Lsn,
+    /// When a standby will have replayed what was on its disk at its start; `None` once it has.
+    /// Until then it streams nothing, and does not know where its log ends.
+    pub(super) own_log_replayed_at: Option<Duration>,
 
     pub(super) promotion: Option<(Epoch, Vec<Reply<TimelineBirth>>)>,
     pub(super) detaching: Vec<Reply<()>>,
@@ -129,6 +132,10 @@ pub(super) struct Walsender {
     pub(super) flushed: Lsn,
     pub(super) last_sent: Duration,
     pub(super) last_reply: Duration,
+    /// It asked the standby for a word, and has had none since.
+    pub(super) asked: bool,
+    /// Its standby is gone, and it is stuck and has not noticed.
+    pub(super) closed: bool,
 }
 
 /// This standby's way to its upstream.
@@ -136,7 +143,6 @@ pub(super) struct Receiver {
     pub(super) upstream: Upstream,
     pub(super) stream: Stream,
     pub(super) last_heard: Duration,
-    pub(super) last_reply: Duration,
     /// Why the upstream last refused.
     pub(super) refusal: Option<String>,
     /// Whether that was its last word, and will not change.
@@ -158,6 +164,8 @@ pub(super) enum Stream {
 pub(super) enum Timer {
     /// The server has recovered.
     Recovered,
+    /// A standby has replayed the log that it had on its disk.
+    OwnLogReplayed,
     /// The promotion is complete.
     Promoted,
     /// A flush of the log returns.

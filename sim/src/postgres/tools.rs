@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use pg_replica::env::{PostgresError, RewindReport, Side, Upstream};
+use pg_replica::env::{PostgresError, RewindReport, SOURCE_WITHIN, Side, Upstream};
 use pg_replica::ids::{Epoch, Lsn, SystemId};
 use pg_replica::sabotage::Saboteur;
 use tokio::sync::oneshot;
@@ -19,9 +19,6 @@ use super::verbs::within;
 use crate::clock::sleep;
 use crate::scenario::PostgresFlaw;
 use crate::witness::{Fact, Row};
-
-/// How long a silent source is waited for.
-const SOURCE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The right to work on a directory, until a stop takes it.
 struct Tool<'a> {
@@ -75,7 +72,7 @@ pub(super) async fn rewind(
     })?;
     // The checkpoint makes the source's newest timeline known to whoever compares.
     tool.work_for(Duration::from_millis(120), Duration::from_secs(2)).await?;
-    let source = tool.fetch(source, true).await?;
+    let before = tool.fetch(source, true).await?;
     if !tool.with_directory(|directory| Ok(directory.clean))? {
         tool.work_for(Duration::from_millis(250), Duration::from_secs(4)).await?;
         tool.with_directory(|directory| {
@@ -83,41 +80,37 @@ pub(super) async fn rewind(
             Ok(())
         })?;
     }
-    let ignores_births = tool.core.sabotage.is(Saboteur::IgnoreTimelineBirth);
-    let (fork, end) = tool.with_directory(|directory| {
-        Ok((compare(directory, &source, ignores_births)?, directory.flushed()))
-    })?;
+    let (fork, end) =
+        tool.with_directory(|directory| Ok((compare(directory, &before)?, directory.flushed())))?;
     if end > fork.at {
-        tool.rewind_to(fork).await?;
+        tool.rewind_to(fork, source, &before).await?;
     }
     tool.with_directory(|directory| {
-        directory.become_standby_of(&source);
+        directory.become_standby_of(&before);
         Ok(())
     })?;
     Ok(RewindReport { diverged_from: fork.at.min(end), diverged_to: end })
 }
 
-/// Where the histories part, or why that cannot be mended by going back.
-fn compare(target: &Directory, source: &Directory, ignores_births: bool) -> Result<Fork, String> {
+/// Where the histories part, or why that cannot be mended by going back: the judgement of the real
+/// tool, which knows timelines by their numbers, and is wrong where a number names two births.
+fn compare(target: &Directory, source: &Directory) -> Result<Fork, String> {
     if target.system != source.system {
         return Err("the directories belong to different clusters".to_owned());
     }
     let Some(mut fork) = target.fork_with(source) else {
         return Err("could not find a common ancestor of the timelines".to_owned());
     };
-    let same_timeline = target.birth().timeline == source.birth().timeline;
-    if ignores_births && same_timeline {
-        // What the tool says of equal numbers: no rewind required.
+    if target.birth().timeline == source.birth().timeline {
+        // "Source and target cluster are on the same timeline; no rewind required."
         fork.at = target.flushed();
         return Ok(fork);
     }
-    if !fork.same_births {
-        return Err(
-            "the same timeline number was born in two epochs, which a rewind cannot see".to_owned()
-        );
+    if target.flushed() > fork.at && !target.has_record_ending_at(fork.at) {
+        return Err("could not find the previous record of the log at the fork".to_owned());
     }
-    if same_timeline && target.flushed() > fork.at {
-        return Err("the target is ahead of the source on the same timeline".to_owned());
+    if target.flushed() > fork.at && target.lacks_log_since(fork.at) {
+        return Err("the target has recycled the log since the fork".to_owned());
     }
     if target.flushed() > fork.at && source.lacks_log_since(fork.at) {
         return Err("the source has recycled the log since the fork".to_owned());
@@ -172,8 +165,15 @@ impl<'a> Tool<'a> {
         }
     }
 
-    /// Copies blocks over the directory: while that lasts it is worth nothing.
-    async fn rewind_to(&mut self, fork: Fork) -> Result<(), PostgresError> {
+    /// Copies blocks over the directory: while that lasts it is worth nothing. The log comes along
+    /// as it was in the beginning, the blocks as they are in the end; what the source wrote in
+    /// between has to be streamed before they fit together.
+    async fn rewind_to(
+        &mut self,
+        fork: Fork,
+        source: &Upstream,
+        before: &Directory,
+    ) -> Result<(), PostgresError> {
         let diverged = self.with_directory(|directory| {
             directory.broken = true;
             Ok(directory.rewind_to(fork))
@@ -183,7 +183,11 @@ impl<'a> Tool<'a> {
         if self.core.state().flaws.has(PostgresFlaw::RewindFails) {
             return Err(PostgresError::Permanent("the rewind broke off half-way".to_owned()));
         }
+        let after = self.fetch(source, true).await?;
         self.with_directory(|directory| {
+            directory.receive(before.flushed_after(fork.at), before.history());
+            directory.flush_to(before.flushed());
+            directory.min_recovery = Some((after.birth().timeline, after.flushed()));
             directory.broken = false;
             Ok(())
         })
@@ -195,12 +199,16 @@ impl Core {
     fn keep(&self, state: &mut State, aside: SetAside) {
         let left: BTreeSet<Row> =
             state.directory.iter().flat_map(Directory::flushed_rows).collect();
-        let lost = aside.rows().filter(|row| !left.contains(row)).collect();
+        let lost: Vec<(Lsn, Row)> =
+            aside.positions().filter(|(_, row)| !left.contains(row)).collect();
+        let ends = || lost.iter().map(|(end, _)| *end);
+        let span = (ends().min().unwrap_or_default(), ends().max().unwrap_or_default());
+        let lost = lost.iter().map(|(_, row)| *row).collect();
         let kept_aside = !self.sabotage.is(Saboteur::WipeDivergedDirectory);
         if kept_aside {
             state.aside.push(aside);
         }
-        self.report(Fact::DirectoryReplaced { server: self.node, lost, kept_aside });
+        self.report(Fact::DirectoryReplaced { server: self.node, lost, span, kept_aside });
     }
 }
 
@@ -223,6 +231,7 @@ impl Directory {
     fn become_standby_of(&mut self, source: &Self) {
         self.know(source.history());
         self.standby_signal = true;
+        self.clean = true;
         self.upstream = None;
     }
 }

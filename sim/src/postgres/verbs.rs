@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pg_replica::env::{
-    Observation, Postgres, PostgresError, Process, ReceiverState, RewindReport, Side, StartAs,
-    StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
+    OBSERVE_WITHIN, Observation, Postgres, PostgresError, Process, ReceiverState, RewindReport,
+    Side, StartAs, StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
 };
 use pg_replica::ids::{Epoch, Lsn, Moment, SystemId};
 use tokio::sync::oneshot;
@@ -23,9 +23,6 @@ use super::tools;
 use super::wire::Input;
 use crate::clock::{sleep, true_now};
 use crate::scenario::PostgresFlaw;
-
-/// How long the manager waits for a server to look at it.
-const OBSERVE_WITHIN: Duration = Duration::from_millis(300);
 
 /// How long the manager waits for a command.
 const COMMAND_WITHIN: Duration = Duration::from_secs(5);
@@ -196,6 +193,7 @@ fn look(state: &mut State, process: Process) -> Observation {
         process,
         side: Side::Standby,
         history: Vec::new(),
+        complete: true,
         flushed: None,
         replayed: None,
         receiver: None,
@@ -212,17 +210,22 @@ fn look(state: &mut State, process: Process) -> Observation {
     seen.ever_started = directory.ever_started;
     seen.side = directory.side();
     seen.history = directory.history().to_vec();
-    if matches!(process, Process::Down { clean: true }) {
+    seen.complete = directory.is_complete();
+    if matches!(process, Process::Down { clean: true }) && seen.side == Side::Primary {
         seen.flushed = Some(directory.flushed());
         seen.replayed = seen.flushed;
     }
+    // What an upstream said is in the log of a server that does not answer yet, too.
+    let receiver = state.running.as_ref().and_then(|run| run.receiver.as_ref());
+    seen.starved = receiver.and_then(Receiver::starved);
     let answers = matches!(process, Process::Up | Process::Stopping);
     let Some(run) = state.running.as_mut().filter(|run| answers && run.phase != Phase::Starting)
     else {
         return seen;
     };
     seen.side = run.side;
-    seen.flushed = Some(directory.flushed());
+    // A standby has no receive position after a restart, and its replay position lags behind.
+    seen.flushed = run.own_log_replayed_at.is_none().then(|| directory.flushed());
     seen.replayed = match run.side {
         Side::Primary => seen.flushed,
         Side::Standby => {
@@ -235,7 +238,6 @@ fn look(state: &mut State, process: Process) -> Observation {
             epoch: receiver.upstream.epoch,
             silent_for: true_now().saturating_sub(receiver.last_heard),
         });
-    seen.starved = run.receiver.as_ref().and_then(Receiver::starved);
     seen.streams = run.walsenders.values().filter(has_replied).map(stream_state).collect();
     seen.streams.sort_by_key(|stream| stream.node);
     seen.sync = run.sync.clone();

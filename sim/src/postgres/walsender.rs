@@ -1,12 +1,12 @@
 //! The primary's end of replication: standbys attach, are fed what is on the disk, and confirm.
 //!
-//! A standby has one connection at a time, as its replication slot sees to in a real server:
-//! otherwise a broken connection that lingers would be counted beside its successor.
+//! A standby has one connection at a time: its replication slot is active for the process that
+//! serves the old one, and a new one is refused until that has noticed that nobody is there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_replica::env::Side;
+use pg_replica::env::{KEEPALIVE, STANDBY_SILENT_FOR_MAX, Side};
 use pg_replica::ids::Lsn;
 
 use super::durable::Record;
@@ -16,35 +16,29 @@ use super::wire::{CopyRequest, Hello, Link, Streamed};
 use crate::scenario::PostgresFlaw;
 use crate::witness::Fact;
 
-/// How often walsenders look whether there is something to say. A real primary has to be told to
-/// talk this often: by itself it does so every half `wal_sender_timeout`.
-const KEEPALIVE_EVERY: Duration = Duration::from_millis(200);
+/// A stuck walsender keeps no time; somebody has to look whether it moves again.
+const STUCK_LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A walsender that sent something so recently does not add a sign of life.
-const RECENTLY_SENT: Duration = Duration::from_millis(150);
+impl Walsender {
+    /// When it asks its standby for a word, half of `wal_sender_timeout` after the last one, or
+    /// gives it up.
+    fn reply_due_at(&self) -> Duration {
+        let span = STANDBY_SILENT_FOR_MAX;
+        self.last_reply + if self.asked { span } else { span / 2 }
+    }
 
-/// `wal_sender_timeout`: a standby replies to signs of life about every second.
-const STANDBY_SILENT_FOR_MAX: Duration = Duration::from_millis(2_500);
+    /// When there is something to do if nothing comes. The sign of life stands for the answer that
+    /// a standby gets when it asks outside of the stream.
+    fn due_at(&self) -> Duration {
+        self.reply_due_at().min(self.last_sent + KEEPALIVE)
+    }
+}
 
 impl Live<'_> {
     pub(super) fn on_attach(&mut self, link: Link, hello: Hello) {
         if let Err((why, for_good)) = self.check_attach(&hello) {
             link.stream(Streamed::Refused { why, for_good });
             return;
-        }
-        let before: Vec<u64> = self
-            .run
-            .walsenders
-            .iter()
-            .filter(|(_, walsender)| walsender.standby == hello.standby)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in before {
-            self.drop_walsender(number);
-        }
-        if self.run.walsenders.is_empty() {
-            self.run.timers.cancel(Timer::Keepalive);
-            self.run.timers.add(self.now + KEEPALIVE_EVERY, Timer::Keepalive);
         }
         link.stream(Streamed::Accepted(self.dir.history().to_vec()));
         let walsender = Walsender {
@@ -55,8 +49,11 @@ impl Live<'_> {
             flushed: Lsn::default(),
             last_sent: self.now,
             last_reply: self.now,
+            asked: false,
+            closed: false,
         };
         self.run.walsenders.insert(link.number, walsender);
+        self.set_keepalive();
         self.core.report(Fact::Attached {
             standby: hello.standby,
             primary: self.core.node,
@@ -72,11 +69,17 @@ impl Live<'_> {
         };
         walsender.flushed = walsender.flushed.max(flushed);
         walsender.last_reply = self.now;
+        walsender.asked = false;
         self.release();
         self.end_when_shipped();
     }
 
     pub(super) fn on_receiver_gone(&mut self, link: &Link) {
+        if self.flaws.has(PostgresFlaw::WalsenderStuck) {
+            // It does not notice, and holds the slot.
+            self.run.walsenders.entry(link.number).and_modify(|walsender| walsender.closed = true);
+            return;
+        }
         self.run.walsenders.remove(&link.number);
         self.end_when_shipped();
     }
@@ -87,6 +90,7 @@ impl Live<'_> {
         if self.flaws.has(PostgresFlaw::WalsenderStuck) {
             return;
         }
+        self.run.walsenders.retain(|_, walsender| !walsender.closed);
         let end = self.dir.flushed();
         let mut last_batch: Option<(Lsn, Arc<[Record]>)> = None;
         for walsender in self.run.walsenders.values_mut().filter(|other| other.sent < end) {
@@ -103,24 +107,34 @@ impl Live<'_> {
     }
 
     pub(super) fn on_keepalive_due(&mut self) {
-        let mut silent = Vec::new();
-        for (number, walsender) in &mut self.run.walsenders {
-            if self.now - walsender.last_reply > STANDBY_SILENT_FOR_MAX {
-                silent.push(*number);
-            } else if self.now - walsender.last_sent > RECENTLY_SENT
-                && !self.flaws.has(PostgresFlaw::WalsenderStuck)
-            {
-                walsender.last_sent = self.now;
-                walsender.link.stream(Streamed::Keepalive);
+        if !self.flaws.has(PostgresFlaw::WalsenderStuck) {
+            let mut silent = Vec::new();
+            for (number, walsender) in &mut self.run.walsenders {
+                let reply = walsender.reply_due_at() <= self.now;
+                if reply && walsender.asked {
+                    silent.push(*number);
+                } else if reply || walsender.due_at() <= self.now {
+                    walsender.asked |= reply;
+                    walsender.last_sent = self.now;
+                    walsender.link.stream(Streamed::Keepalive { reply });
+                }
+            }
+            for number in silent {
+                self.drop_walsender(number);
             }
         }
-        for number in silent {
-            self.drop_walsender(number);
-        }
-        if !self.run.walsenders.is_empty() {
-            self.run.timers.add(self.now + KEEPALIVE_EVERY, Timer::Keepalive);
-        }
+        self.set_keepalive();
         self.end_when_shipped();
+    }
+
+    fn set_keepalive(&mut self) {
+        self.run.timers.cancel(Timer::Keepalive);
+        let stuck = self.flaws.has(PostgresFlaw::WalsenderStuck);
+        let next = self.run.walsenders.values().map(Walsender::due_at).min();
+        if let Some(next) = next {
+            let next = if stuck { self.now + STUCK_LOOK_EVERY } else { next };
+            self.run.timers.add(next, Timer::Keepalive);
+        }
     }
 
     /// A base backup, or what a rewind reads.
@@ -155,6 +169,11 @@ impl Live<'_> {
                 hello.system, self.dir.system
             );
             return Err((why, true));
+        }
+        let old = self.run.walsenders.iter().find(|(_, other)| other.standby == hello.standby);
+        if let Some((number, _)) = old {
+            let why = format!("replication slot {} is active for {number}", hello.standby);
+            return Err((why, false));
         }
         self.dir.can_continue(hello.timeline, hello.start).map_err(|why| (why, true))
     }

@@ -121,8 +121,8 @@ pub(super) enum Streamed {
     Refused { why: String, for_good: bool },
     /// A batch of the log.
     Wal(Arc<[Record]>),
-    /// The upstream lives and has nothing to send.
-    Keepalive,
+    /// The upstream lives and has nothing to send. It may ask for a word.
+    Keepalive { reply: bool },
     /// The walsender is gone.
     Reset,
 }
@@ -270,7 +270,7 @@ impl Input {
             Self::Streamed(_, Streamed::Reset | Streamed::Refused { .. }) => {}
             Self::Streamed(
                 link,
-                Streamed::Accepted(_) | Streamed::Wal(_) | Streamed::Keepalive,
+                Streamed::Accepted(_) | Streamed::Wal(_) | Streamed::Keepalive { .. },
             ) => link.clone().up(Self::ReceiverGone(link)),
             Self::Copy(request) => (request.reply)(Err(refused())),
         }

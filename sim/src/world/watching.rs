@@ -58,6 +58,8 @@ struct Asked {
     at: Moment,
     /// The lease by the newest settings.
     lease: Duration,
+    /// The true time, where the report tells the position of this member's log.
+    located: Option<Duration>,
 }
 
 impl std::fmt::Debug for MemberObserver {
@@ -100,6 +102,9 @@ impl MemberObserver {
                         let lease = asked.lease.max(self.settled_lease());
                         let until = self.clock.true_instant_of(asked.at + lease);
                         self.oracle.lease(self.node, epoch, until);
+                        if let Some(left) = asked.located {
+                            self.oracle.located(left, self.node, epoch);
+                        }
                     }
                     if core.raft().leader != Some(*to) && !memory.relayed {
                         memory.relayed = true;
@@ -147,13 +152,18 @@ impl MemberObserver {
     fn note_action(&self, action: &Action) {
         match action {
             // I5: the world's own clock reading at the instant at which the request is on its way.
-            Action::SendHeartbeat { to, sent, renew: Some(_), .. } => {
-                let asked = Asked { at: self.clock.now(), lease: self.settled_lease() };
+            Action::SendHeartbeat { to, sent, renew: Some(_), report } => {
+                let asked = Asked {
+                    at: self.clock.now(),
+                    lease: self.settled_lease(),
+                    located: report.position.map(|_| true_now()),
+                };
                 lock(&self.memory).asked.insert((*to, *sent), asked);
             }
             Action::Postgres { id, verb: Verb::Clone(_), .. } => {
                 lock(&self.memory).clones.insert(*id, ());
             }
+            Action::Tell(divergence) => self.oracle.told(self.node, *divergence),
             Action::TransferLeadership { .. } => {
                 self.oracle.mark(Sometimes::LeaderMovedOffPrimary);
             }
@@ -198,7 +208,8 @@ fn shows(action: &Action) -> bool {
         | Action::Propose { .. }
         | Action::TransferLeadership { .. }
         | Action::ChangeVoters { .. }
-        | Action::Say(_) => true,
+        | Action::Say(_)
+        | Action::Tell(_) => true,
         Action::Observe { .. }
         | Action::ArmGuard { .. }
         | Action::SendHeartbeat { .. }
@@ -302,7 +313,7 @@ impl WorldWitness {
             Fact::ProcessEnded { server, side, by } => {
                 line(*server, format_args!("postgres ({side:?}) ended by {by}"));
             }
-            Fact::DirectoryReplaced { server, lost, kept_aside } => line(
+            Fact::DirectoryReplaced { server, lost, kept_aside, .. } => line(
                 *server,
                 format_args!(
                     "directory replaced, {} rows only there, aside: {kept_aside}",

@@ -117,7 +117,7 @@ impl Cluster {
     /// A new standby that streams.
     pub(crate) async fn join(&self, node: u64, primary: u64, epoch: u64) {
         self.pg(node).clone_from(&upstream(primary, epoch)).await.unwrap();
-        self.pg(node).start(&StartAs::Standby).await.unwrap();
+        self.pg(node).start(&StartAs::Standby { upstream: None }).await.unwrap();
         self.follow(node, primary, epoch).await;
     }
 

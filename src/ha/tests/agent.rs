@@ -194,7 +194,7 @@ fn a_directory_that_only_a_recovery_can_measure_is_recovered_before_it_reports()
         Observation { process: Process::Down { clean: false }, flushed: None, ..standby(0) };
     bench.sees(10, crashed);
     assert!(bench.reports().iter().all(|report| report.detached.is_none()));
-    assert_eq!(bench.verbs(), [Verb::Start(StartAs::Standby)]);
+    assert_eq!(bench.verbs(), [Verb::Start(StartAs::Standby { upstream: None })]);
 }
 
 #[test]
@@ -221,6 +221,78 @@ fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
     let down = Observation { process: Process::Down { clean: true }, ..standby(160) };
     bench.sees(30, down);
     assert!(matches!(bench.verbs()[..], [Verb::Rewind(_)]));
+}
+
+/// I7: what only this directory has is told before it goes, with an end where one is known.
+#[test]
+fn what_diverged_is_told_before_it_is_taken_away() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
+    do_it(
+        &mut control,
+        &Command::Born { epoch: Epoch(2), system: SYSTEM, history: history.clone() },
+    );
+    let tail =
+        Observation { process: Process::Down { clean: true }, side: Side::Primary, ..standby(160) };
+    let tells = |seen: &Observation| {
+        let mut bench = Bench::new(1, control.clone());
+        bench.sees(10, seen.clone());
+        let told = bench.actions.iter().find_map(|action| match action {
+            Action::Tell(told) => Some((told.from.0, told.to.map(|to| to.0))),
+            _ => None,
+        });
+        (told, bench.verbs())
+    };
+    let (told, verbs) = tells(&tail);
+    assert!(matches!(verbs[..], [Verb::Rewind(_)]));
+    assert_eq!(told, Some((100, Some(160))));
+    let apart = Observation { flushed: None, history: vec![birth(1, 9, 0)], ..tail.clone() };
+    let (told, verbs) = tells(&apart);
+    assert!(matches!(verbs[..], [Verb::Clone(_)]));
+    assert_eq!(told, Some((0, None)));
+    let (told, _) = tells(&Observation { history, ..tail });
+    assert_eq!(told, None);
+}
+
+/// A rewound directory that lacks log of its source starts with a stream from the primary, and
+/// not at all while there is none.
+#[test]
+fn a_directory_that_is_not_complete_starts_only_behind_a_primary() {
+    let lacking = Observation {
+        process: Process::Down { clean: true },
+        complete: false,
+        flushed: None,
+        ..standby(0)
+    };
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    bench.sees(10, lacking.clone());
+    let [Verb::Start(StartAs::Standby { upstream: Some(from) })] = &bench.verbs()[..] else {
+        panic!("it starts behind the primary");
+    };
+    assert_eq!((from.node, from.epoch), (NodeId(1), Epoch(1)));
+    // The primary is gone: nobody waits for what it would have sent.
+    bench.step(20, Event::Control(Arc::new(vacated(3, Mode::Async))));
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    let mut bench = Bench::new(2, vacated(3, Mode::Async));
+    bench.sees(10, lacking.clone());
+    assert_eq!(bench.verbs(), []);
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+    bench.sees(300, Observation { process: Process::Starting, ..lacking });
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+}
+
+/// Its timeline has the number that the successor's has, so a rewind would find nothing to do.
+#[test]
+fn a_directory_whose_timeline_number_names_another_birth_is_copied_anew() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
+    do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
+    let mut bench = Bench::new(3, control);
+    let history = vec![birth(1, 1, 0), birth(2, 9, 100)];
+    bench.sees(10, Observation { process: Process::Down { clean: true }, history, ..standby(160) });
+    assert!(matches!(bench.verbs()[..], [Verb::Clone(_)]));
 }
 
 #[test]

@@ -98,6 +98,7 @@ pub(super) fn standby(flushed: u64) -> Observation {
         process: Process::Up,
         side: Side::Standby,
         history: vec![birth(1, 1, 0)],
+        complete: true,
         flushed: Some(Lsn(flushed)),
         replayed: Some(Lsn(flushed)),
         receiver: None,

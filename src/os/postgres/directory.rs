@@ -22,12 +22,25 @@ use super::settings::{Wanted, reach, write};
 use super::tools::{last_words, run};
 
 /// The mark of a directory that a rewind is working on: while it is there the directory is worth
-/// nothing.
-const REWINDING: &str = "pg_replica.rewinding";
+/// nothing. Beside the directory, like the other: the tool removes from it what its source has not.
+const REWINDING: &str = "rewinding.mark";
+/// The mark of a directory that was rewound and lacks the log which its source wrote meanwhile. Its
+/// server is not consistent before it has streamed that.
+const LACKING: &str = "lacking.mark";
+
+/// Whether the directory needs an upstream to become consistent.
+pub(super) fn lacks_log(data: &Path) -> bool {
+    beside(data, LACKING).exists()
+}
+
+/// A server in the directory was consistent: it can do without an upstream from now on.
+pub(super) fn now_complete(data: &Path) -> io::Result<()> {
+    remove(&beside(data, LACKING))
+}
 
 /// Whether a server may be started here, and why not.
 pub(super) fn check_startable(plan: &PostgresPlan) -> Result<(), String> {
-    if plan.data.join(REWINDING).exists() {
+    if beside(&plan.data, REWINDING).exists() {
         return Err("a rewind of the data directory was cut short: only a copy mends it".into());
     }
     let version = fs::read_to_string(plan.data.join("PG_VERSION"))
@@ -162,7 +175,10 @@ pub(super) async fn clone_from(
         })?;
         tracing::info!("the former data directory was set aside as {}", aside.display());
     }
-    put_in_place(&copy, &plan.data).map_err(transient)
+    put_in_place(&copy, &plan.data).map_err(transient)?;
+    // They were about the directory that is gone.
+    remove(&beside(&plan.data, REWINDING)).map_err(transient)?;
+    now_complete(&plan.data).map_err(transient)
 }
 
 /// Takes the directory back to where its history and the source's part.
@@ -182,7 +198,10 @@ pub(super) async fn rewind(
     drop(client);
     let kept = keep_log(plan).map_err(transient)?;
     let end = seen.flushed.unwrap_or_default();
-    super::births::write_whole(&plan.data.join(REWINDING), b"").map_err(transient)?;
+    super::births::write_whole(&beside(&plan.data, REWINDING), b"").map_err(transient)?;
+    super::births::write_whole(&beside(&plan.data, LACKING), b"").map_err(transient)?;
+    // The tool recovers what a crash left, but not a standby's.
+    remove(&plan.data.join("standby.signal")).map_err(transient)?;
     let mut command = plan.command("pg_rewind");
     command
         .arg("-D")
@@ -191,10 +210,7 @@ pub(super) async fn rewind(
         .args(["--config-file", &plan.data.join("postgresql.conf").display().to_string()]);
     let (said, outcome) = run_aloud(command).await;
     outcome?;
-    match fs::remove_file(plan.data.join(REWINDING)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(transient(error)),
-        Ok(()) | Err(_) => {}
-    }
+    remove(&beside(&plan.data, REWINDING)).map_err(transient)?;
     super::births::write_whole(&plan.data.join("standby.signal"), b"").map_err(transient)?;
     tracing::info!("the log of the former history was kept in {}", kept.display());
     let parted = said.lines().find_map(|line| {
@@ -266,6 +282,13 @@ fn beside(data: &Path, suffix: &str) -> PathBuf {
     let mut name = data.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{suffix}"));
     data.with_file_name(name)
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Removes what an earlier attempt left: it was never a data directory of anybody.

@@ -1,6 +1,5 @@
 //! Looking at the server, and at its directory where it does not run.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use tokio_postgres::Client;
 use crate::env::{
     Observation, PostgresError, Process, ReceiverState, Side, StreamState, SyncNames, TimelineBirth,
 };
-use crate::ids::{Epoch, Lsn, NodeId, SystemId, Timeline};
+use crate::ids::{Epoch, Lsn, SystemId, Timeline};
 
 use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
 use super::control_file::{ControlFile, end_of_record, record_length};
+use super::directory::{lacks_log, now_complete};
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, is_running, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
@@ -117,7 +117,9 @@ pub(super) async fn look(
                     return Err(PostgresError::Transient(why));
                 }
             };
-            at_rest(plan, process).await
+            let mut seen = at_rest(plan, process).await?;
+            seen.starved = followed.log_from.and_then(|from| last_refusal(plan, from));
+            Ok(seen)
         }
     }
 }
@@ -148,6 +150,8 @@ fn understand(
     );
     let flushed = match side {
         Side::Primary => lsn(&answer.flushed),
+        // In whole records: what was received may end in the middle of one.
+        Side::Standby if replayed_all && answer.receiver.is_none() => replayed,
         Side::Standby if received.is_some() || replayed_all => received.max(replayed),
         Side::Standby => None,
     };
@@ -163,13 +167,16 @@ fn understand(
     if side == Side::Primary && births.settle(timeline) {
         births.write(&plan.data)?;
     }
-    let receiver = receiver(answer, &followed.upstreams);
+    // It answers, so it has what it lacked.
+    now_complete(&plan.data)?;
+    let receiver = receiver(answer, followed);
     let hears = answer.receiver.as_ref().is_some_and(|receiver| receiver.status == "streaming");
     Ok(Observation {
         system: Some(SystemId(answer.system.parse().map_err(io::Error::other)?)),
         ever_started: true,
         process: Process::Up,
         side,
+        complete: true,
         history: reached(births.history(timeline, &switches(&plan.data, timeline)?), flushed),
         flushed,
         replayed: if side == Side::Primary { flushed } else { replayed },
@@ -195,7 +202,7 @@ fn reached(mut history: Vec<TimelineBirth>, flushed: Option<Lsn>) -> Vec<Timelin
     history
 }
 
-fn receiver(answer: &Answer, upstreams: &BTreeMap<NodeId, String>) -> Option<ReceiverState> {
+fn receiver(answer: &Answer, followed: &Followed) -> Option<ReceiverState> {
     let receiver = answer.receiver.as_ref()?;
     // The one that runs may still be the former one; what it says of itself counts.
     let said = receiver.conninfo.as_deref().unwrap_or(&answer.upstream);
@@ -203,9 +210,17 @@ fn receiver(answer: &Answer, upstreams: &BTreeMap<NodeId, String>) -> Option<Rec
     let (_, epoch) = named(word("application_name=")?)?;
     let said = (word("host=")?, word("port=")?.parse().ok()?);
     let at = |address: &str| host_and_port(address) == Some(said);
-    let upstream = upstreams.iter().find(|(_, address)| at(address)).map(|(node, _)| *node)?;
+    let upstream =
+        followed.upstreams.iter().find(|(_, address)| at(address)).map(|(node, _)| *node)?;
     let silent = receiver.silent.filter(|_| receiver.status == "streaming").unwrap_or(0.0);
-    Some(ReceiverState { upstream, epoch, silent_for: Duration::from_secs_f64(silent.max(0.0)) })
+    let silent = Duration::from_secs_f64(silent.max(0.0));
+    // An idle stream is silent for seconds; the server that sends it answers when it is asked.
+    let asked = followed.ear.as_ref().and_then(|ear| ear.silent_for());
+    Some(ReceiverState {
+        upstream,
+        epoch,
+        silent_for: asked.map_or(silent, |asked| silent.min(asked)),
+    })
 }
 
 fn stream(stream: &Stream) -> Option<StreamState> {
@@ -253,6 +268,7 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
         ever_started: births.started,
         process: if down { Process::Down { clean: control.clean } } else { process },
         side: if standby { Side::Standby } else { Side::Primary },
+        complete: !lacks_log(&plan.data),
         history: reached(births.history(timeline, &switches), end),
         flushed: end,
         replayed: end,
@@ -283,6 +299,7 @@ fn nothing() -> Observation {
         ever_started: false,
         process: Process::Down { clean: true },
         side: Side::Standby,
+        complete: true,
         history: Vec::new(),
         flushed: None,
         replayed: None,

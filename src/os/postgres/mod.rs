@@ -2,12 +2,14 @@
 //!
 //! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
 //! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
-//! keeps which primacy created which timeline, and `directory` makes, copies and rewinds data
-//! directories. This file puts the verbs of the contract together from them.
+//! keeps which primacy created which timeline, `ear` hears whether an upstream lives, and
+//! `directory` makes, copies and rewinds data directories. This file puts the verbs of the contract
+//! together from them.
 
 mod births;
 mod control_file;
 mod directory;
+mod ear;
 mod install;
 mod look;
 mod plan;
@@ -25,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +43,16 @@ pub use session::read_secret;
 
 use super::OsEntropy;
 use births::Births;
+use ear::Ear;
 use look::Kept;
 use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_to};
 use settings::Wanted;
 
 /// How soon it is looked again whether the server has taken something up.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long no receiver must have been seen: one that was being begun while the setting changed
+/// shows within it.
+const SURELY_GONE: Duration = Duration::from_millis(50);
 /// How long a promotion may take before its outcome is called unknown.
 const PROMOTION_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -68,6 +75,8 @@ struct Inner {
 struct Followed {
     /// Their addresses: a receiver says where it streams from, and not from whom.
     upstreams: BTreeMap<NodeId, String>,
+    /// Whether the present one is heard.
+    ear: Option<Arc<Ear>>,
     /// How long the server's log was when it was told to follow the present one; `None` where it
     /// follows nobody.
     log_from: Option<u64>,
@@ -135,7 +144,7 @@ impl OsPostgres {
         }
     }
 
-    async fn count(&self, question: &str) -> Result<i64, PostgresError> {
+    async fn number(&self, question: &str) -> Result<i64, PostgresError> {
         let client = connect(self.plan()).await?;
         let row = ask(client.query_one(question, &[]), ANSWER_DEADLINE).await?;
         Ok(row.get(0))
@@ -152,6 +161,49 @@ impl OsPostgres {
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.adopt(&theirs, own);
         births.write(&self.plan().data).map_err(transient)
+    }
+
+    /// What has to be so before the server may be told to stream from there.
+    async fn prepare_to_follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
+        self.learn_births(upstream).await?;
+        self.claim_slot(upstream).await?;
+        let log_from = fs::metadata(self.plan().log()).map_or(0, |log| log.len());
+        let mut followed = lock(&self.0.followed);
+        followed.upstreams.insert(upstream.node, upstream.address.clone());
+        followed.log_from = Some(log_from);
+        followed.ear = Some(Arc::new(Ear::of(self.plan(), &upstream.address)));
+        Ok(())
+    }
+
+    fn follow_nobody(&self) {
+        let mut followed = lock(&self.0.followed);
+        followed.log_from = None;
+        followed.ear = None;
+    }
+
+    /// Ends the receiver of a server that has no upstream any more, and returns when none was seen
+    /// twice. The server ends it by itself only once it has replayed everything, and lets it
+    /// confirm until then; ended by a signal it flushes what it has before it goes, and is not
+    /// begun again.
+    async fn end_receiver(&self) -> Result<(), PostgresError> {
+        const RECEIVER: &str = "select coalesce(max(pid), 0)::bigint from pg_stat_activity \
+             where backend_type = 'walreceiver'";
+        let mut absent = 0;
+        while absent < 2 {
+            match Pid::from_raw(i32::try_from(self.number(RECEIVER).await?).unwrap_or_default()) {
+                Some(receiver) => {
+                    absent = 0;
+                    // Nothing is wrong with a process that is gone already.
+                    let _ = kill_process(receiver, Signal::TERM);
+                    sleep(LOOK_AGAIN).await;
+                }
+                None => {
+                    absent += 1;
+                    sleep(SURELY_GONE).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The log that this member needs is kept there from now on.
@@ -198,15 +250,18 @@ impl Postgres for OsPostgres {
                 }
                 Wanted { upstream: None, sync: sync.clone(), admits: false }
             }
-            StartAs::Standby => {
+            StartAs::Standby { upstream } => {
                 births::write_whole(&signal, b"").map_err(transient)?;
-                Wanted { upstream: None, sync: SyncNames::default(), admits: true }
+                Wanted { upstream: upstream.clone(), sync: SyncNames::default(), admits: true }
             }
         };
-        self.want(|present| *present = wanted)?;
-        lock(&self.0.followed).log_from = None;
-        directory::note_started(plan).map_err(transient)?;
         self.unless_stopped(async {
+            match &wanted.upstream {
+                Some(upstream) => self.prepare_to_follow(upstream).await?,
+                None => self.follow_nobody(),
+            }
+            self.want(|present| *present = wanted)?;
+            directory::note_started(plan).map_err(transient)?;
             server::start(plan).await?;
             connect(plan).await.map(|_| ()).map_err(PostgresError::from)
         })
@@ -238,13 +293,7 @@ impl Postgres for OsPostgres {
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            self.learn_births(upstream).await?;
-            self.claim_slot(upstream).await?;
-            let log_from = fs::metadata(self.plan().log()).map_or(0, |log| log.len());
-            let mut followed = lock(&self.0.followed).clone();
-            followed.upstreams.insert(upstream.node, upstream.address.clone());
-            followed.log_from = Some(log_from);
-            *lock(&self.0.followed) = followed;
+            self.prepare_to_follow(upstream).await?;
             let mark = self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
             self.in_force(mark).await
         })
@@ -254,15 +303,9 @@ impl Postgres for OsPostgres {
     async fn detach(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             let mark = self.want(|wanted| wanted.upstream = None)?;
-            lock(&self.0.followed).log_from = None;
+            self.follow_nobody();
             self.in_force(mark).await?;
-            // The receiver flushes what it has before it goes.
-            const RECEIVERS: &str =
-                "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
-            while self.count(RECEIVERS).await? > 0 {
-                sleep(LOOK_AGAIN).await;
-            }
-            Ok(())
+            self.end_receiver().await
         })
         .await
     }

@@ -9,13 +9,13 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::env::PostgresError;
+use crate::env::{OBSERVE_WITHIN, PostgresError};
 
 use super::plan::{KEEPER, PostgresPlan, STREAMER};
 use super::settings::host_and_port;
 
 /// A server that does not answer a question of the node within this time hangs.
-pub(super) const ANSWER_DEADLINE: Duration = Duration::from_millis(800);
+pub(super) const ANSWER_DEADLINE: Duration = OBSERVE_WITHIN;
 
 /// How long the kernel waits for the other side to take what was sent.
 const TCP_PATIENCE: Duration = Duration::from_secs(5);

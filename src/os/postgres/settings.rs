@@ -42,8 +42,8 @@ const USUAL: [(&str, &str); 12] = [
     ("wal_keep_size", "1GB"),
     ("max_slot_wal_keep_size", "16GB"),
     ("wal_receiver_status_interval", "1s"),
-    ("wal_receiver_timeout", "5s"),
-    ("wal_sender_timeout", "1s"),
+    ("wal_receiver_timeout", "1s"),
+    ("wal_sender_timeout", "2500ms"),
     ("wal_retrieve_retry_interval", "200ms"),
     ("password_encryption", "scram-sha-256"),
 ];

@@ -66,8 +66,8 @@ pub struct RaftOptions {
 }
 
 impl RaftOptions {
-    /// The usual times, a heartbeat every 150 ms and an election after 350 to 500 ms of silence, and
-    /// the usual snapshots.
+    /// The usual times, a heartbeat every 150 ms and an election after 350 to 500 ms of silence,
+    /// and the usual snapshots.
     #[must_use]
     pub fn new(node: NodeId, cluster: impl Into<String>) -> Self {
         Self {
