@@ -6,7 +6,7 @@ mod postgres_support;
 
 use std::time::Duration;
 
-use pg_replica::env::{Postgres, Process, StartAs, StopHow, SyncNames};
+use pg_replica::env::{OBSERVE_WITHIN, Postgres, Process, StartAs, StopHow, SyncNames};
 use pg_replica::ids::{Epoch, NodeId};
 use pg_replica::sabotage::{Sabotage, Saboteur};
 use postgres_support::{With, eventually, pause, row, simulate, sync, upstream, within, write};
@@ -183,7 +183,7 @@ fn a_hung_server_is_seen_as_such_and_yields_to_an_immediate_stop_only() {
         let begun = true_now();
         let seen = cluster.pg(1).observe().await.unwrap();
         assert_eq!(seen.process, Process::Hung);
-        assert!(true_now() - begun < Duration::from_millis(400));
+        assert!(true_now() - begun < OBSERVE_WITHIN + Duration::from_millis(100));
         assert!(cluster.pg(1).admit().await.is_err());
         assert!(within(20_000, cluster.pg(1).stop(StopHow::Fast)).await.is_none());
         cluster.pg(1).stop(StopHow::Immediate).await.unwrap();
