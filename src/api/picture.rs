@@ -28,8 +28,8 @@ pub(super) struct Picture {
     pub(super) heard: BTreeMap<NodeId, (Report, Moment)>,
     /// Why nobody is elected, where somebody should be.
     pub(super) obstacle: Option<String>,
-    /// The furthest that a primary is known to have got. It outlives the leader's silence: a primary
-    /// that the quorum does not hear writes nothing more after its lease.
+    /// The furthest that a primary is known to have got. It outlives the leader's silence: one that
+    /// the quorum does not hear writes nothing more after its lease.
     pub(super) primary_end: Option<(Epoch, Lsn)>,
     /// Why the leader could not be asked, where it could not.
     pub(super) blind: Option<String>,

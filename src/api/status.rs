@@ -61,8 +61,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// What this node is doing to its Postgres.
     pub doing: Option<String>,
-    /// Why the leader could not be asked for the other members' reports, where it could not: what is
-    /// said of them below is old then.
+    /// Why the leader could not be asked for the other members' reports, where it could not: what
+    /// is said of them below is old then.
     pub blind: Option<String>,
     /// The members.
     pub members: Vec<MemberStatus>,

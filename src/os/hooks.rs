@@ -197,7 +197,7 @@ mod tests {
     async fn a_hook_is_told_the_role_the_cluster_and_the_reason_in_the_order_of_the_changes() {
         let path = scratch("order");
         let script = format!(
-            "echo \"$1|$2|$3|$4|$PG_REPLICA_HOOK_ROLE|$PG_REPLICA_HOOK_EPOCH|$PG_REPLICA_HOOK_NODE\" >> {}",
+            "echo \"$1|$2|$3|$4|$PG_REPLICA_HOOK_ROLE|$PG_REPLICA_HOOK_EPOCH\" >> {}",
             path.display()
         );
         let (sender, receiver) = broadcast::channel(8);
@@ -209,8 +209,8 @@ mod tests {
         let said = written(&path);
         assert_eq!(
             said,
-            "on_role_change|preparing|test|n2 holds e3|preparing|3|n1\n\
-             on_role_change|primary|test|n2 holds e3|primary|3|n1\n"
+            "on_role_change|preparing|test|n2 holds e3|preparing|3\n\
+             on_role_change|primary|test|n2 holds e3|primary|3\n"
         );
         std::fs::remove_file(&path).unwrap();
     }

@@ -23,7 +23,7 @@ pub struct Args {
 pub enum What {
     /// Show them.
     Show,
-    /// Change some: mode=quorum-sync max_lag_bytes=10MB timing.lease_ms=3000 parameters.work_mem=8MB
+    /// Change some: mode=quorum-sync max_lag_bytes=10MB timing.lease_ms=3000 parameters.jit=off
     Set {
         /// KEY=VALUE; a parameter with an empty value is removed.
         #[arg(required = true, value_name = "KEY=VALUE")]
