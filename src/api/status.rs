@@ -214,7 +214,11 @@ fn line(node: NodeId, snapshot: &Snapshot, picture: &Picture, now: Moment) -> Me
     let age = heard.map(|(_, at)| now.since(*at));
     let known = report.filter(|_| age.is_some_and(|age| age.as_millis() <= SILENT_MS));
     let subject = Subject { node, control, picture, heard, now };
-    let explained = subject.explain();
+    let mut explained = subject.explain();
+    let own = snapshot.seen.as_ref().filter(|_| node == snapshot.node);
+    if let Some(why) = own.and_then(|(seen, _)| seen.starved.as_ref()) {
+        explained.waits_for.push(format!("a copy or a rewind: its upstream refuses it: {why}"));
+    }
     let primary = primary_standing(control, node, known) == Standing::Primary;
     let position = report.and_then(|report| report.position);
     let replayed = report.and_then(|report| report.replayed);

@@ -82,6 +82,7 @@ pub(crate) fn primary(flushed: u64) -> Observation {
         flushed: Some(Lsn(flushed)),
         replayed: Some(Lsn(flushed)),
         receiver: None,
+        starved: None,
         streams: Vec::new(),
         sync: cluster().sync.target().cloned().unwrap(),
         admits: true,
