@@ -4,6 +4,7 @@
 //! agree on, what the protocol needs from outside, and the loop that brings them together. What a
 //! person touches, the command line and the configuration, comes last.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;

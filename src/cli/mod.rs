@@ -6,6 +6,7 @@
 
 mod certs;
 mod check;
+pub mod client;
 mod configured;
 mod guard;
 mod init;
@@ -36,6 +37,9 @@ enum Verb {
     Certs(certs::Certs),
     /// End Postgres when its lease does. The node starts it by itself.
     Guard(guard::Guard),
+    /// Ask a running cluster, or give it an order.
+    #[command(flatten)]
+    Client(client::Verb),
     /// Print the version, and the formats of what members keep and send.
     Version(version::Version),
 }
@@ -83,9 +87,19 @@ impl Verb {
             Self::Check(verb) => verb.run(),
             Self::Certs(verb) => verb.run(),
             Self::Guard(verb) => verb.run(),
+            Self::Client(verb) => ask(verb),
             Self::Version(verb) => verb.run(),
         }
     }
+}
+
+/// The verbs that talk to a cluster wait for its answers.
+fn ask(verb: client::Verb) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::machine(format!("no runtime: {why}")))?;
+    runtime
+        .block_on(client::run(verb))
+        .map_err(|failure| Failure { code: failure.exit_code(), sentence: failure.to_string() })
 }
 
 /// Does what the command line says: the whole of the program `node`.

@@ -75,10 +75,11 @@ impl Overrides {
     }
 }
 
-/// Variables with our prefix that are not ours: the file's own name, what hooks are told, and what
-/// Kubernetes tells every container of a service that is called `pg-replica`.
+/// Variables with our prefix that are no keys: the file's own name, whom the commands ask, what
+/// hooks are told, and what Kubernetes tells every container of a service that is called
+/// `pg-replica`.
 fn is_of_others(rest: &str) -> bool {
-    ["CONFIG", "PORT"].contains(&rest)
+    ["API", "CONFIG", "PORT"].contains(&rest)
         || ["PORT_", "SERVICE_", "HOOK_"].iter().any(|start| rest.starts_with(start))
 }
 

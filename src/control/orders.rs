@@ -192,6 +192,12 @@ impl ControlState {
         if let Some(bytes) = change.max_lag_bytes {
             next.max_lag_bytes = bytes;
         }
+        for (key, value) in &change.parameters {
+            match value {
+                Some(value) => next.parameters.insert(key.clone(), value.clone()),
+                None => next.parameters.remove(key),
+            };
+        }
         next.version += 1;
         self.settings = next;
         Ok(OrderOutcome::Done(format!("settings version {}", self.settings.version)))

@@ -1,5 +1,6 @@
 //! The settings of the whole cluster. They live in the control state and change at run time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -164,6 +165,8 @@ pub struct Settings {
     pub max_lag_bytes: u64,
     /// Maintenance: no automatic failover. Leases are enforced as ever.
     pub paused: bool,
+    /// Postgres parameters for every member.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -190,6 +193,7 @@ impl Default for Settings {
             timing,
             max_lag_bytes: 1 << 20,
             paused: false,
+            parameters: BTreeMap::new(),
         }
     }
 }
@@ -206,6 +210,8 @@ pub struct SettingsChange {
     pub timing: Option<Timing>,
     /// A new bound on loss.
     pub max_lag_bytes: Option<u64>,
+    /// Postgres parameters to set, or to remove where the value is `None`.
+    pub parameters: BTreeMap<String, Option<String>>,
 }
 
 #[cfg(test)]

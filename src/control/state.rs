@@ -231,6 +231,12 @@ impl ControlState {
         self.timelines.get(&self.primacy.epoch)
     }
 
+    /// The newest recorded timeline.
+    #[must_use]
+    pub fn last_timeline(&self) -> Option<&TimelineRecord> {
+        self.timelines.last_key_value().map(|(_, record)| record)
+    }
+
     /// How an order ended, if it is still remembered.
     #[must_use]
     pub fn outcome_of(&self, id: CommandId) -> Option<&OrderOutcome> {

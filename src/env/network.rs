@@ -35,6 +35,14 @@ pub enum NetworkError {
     WrongIncarnation(NodeId),
 }
 
+impl NetworkError {
+    /// Whether the request may have had its effect although no response came.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::TimedOut(_))
+    }
+}
+
 /// Where the response to one request goes. Dropped unused, the caller sees a timeout.
 pub struct ReplyTo<R>(Box<dyn FnOnce(R) + Send>);
 

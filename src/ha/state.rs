@@ -1,15 +1,19 @@
 //! The core: the agent's memory, the coordinator's while this member leads, and what both share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::control::ControlState;
 use crate::ids::{ActionId, Moment, NodeId};
 use crate::sabotage::Sabotage;
 
+use super::action::Verb;
 use super::agent::Agent;
 use super::coordinator::Coordinator;
 use super::event::RaftView;
 use super::lease::Lease;
+use super::report::Report;
 use super::role::Role;
 use super::timers::Timers;
 
@@ -94,6 +98,31 @@ impl Core {
     pub fn explain(&self) -> Option<String> {
         let obstacle = self.coordinator.as_ref().and_then(|c| c.obstacle.as_ref());
         self.agent.trouble.clone().or_else(|| obstacle.map(ToString::to_string))
+    }
+
+    /// This member.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// What is being done to Postgres, if anything, and since when.
+    #[must_use]
+    pub fn under_way(&self) -> Option<(&Verb, Moment)> {
+        self.agent.busy.as_ref().map(|busy| (&busy.verb, busy.since))
+    }
+
+    /// What the members last said, and how long ago, where this member decides for the cluster.
+    #[must_use]
+    pub fn reports(&self, now: Moment) -> Option<BTreeMap<NodeId, (Report, Duration)>> {
+        let seen = &self.coordinator.as_ref()?.seen;
+        Some(seen.iter().map(|(n, s)| (*n, (s.report.clone(), now.since(s.at)))).collect())
+    }
+
+    /// Why nobody is elected, where this member decides for the cluster and somebody should be.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        self.coordinator.as_ref()?.obstacle.as_ref().map(ToString::to_string)
     }
 
     pub(super) fn next_action_id(&mut self) -> ActionId {

@@ -10,6 +10,8 @@ mod disk;
 mod entropy;
 mod env;
 pub mod guard;
+pub mod hooks;
+pub mod http;
 pub mod net;
 pub mod postgres;
 

@@ -22,7 +22,7 @@ use super::observer::Observer;
 use super::raft::{OpenError, RaftHandle, RaftOptions};
 use super::serve;
 use super::verbs::{VERBS_MAX, VerbOrder};
-use super::wire::Response;
+use super::wire::{Heard, Response};
 
 /// How many events may wait. The core is far faster than its sources; a full inbox means that the
 /// machine stands still, and then the senders wait.
@@ -59,6 +59,8 @@ pub(super) enum Input<E: NodeEnv> {
         renew: Option<crate::ids::Epoch>,
         reply: ReplyTo<Response<E::Rt>>,
     },
+    /// A question for what the members last said. It changes nothing.
+    Reports { reply: ReplyTo<Response<E::Rt>> },
     /// The node cannot go on.
     Fatal(RunError),
 }
@@ -201,6 +203,10 @@ async fn live<E: NodeEnv>(
                 let request = node.wait_for(Waiting::Remote(reply));
                 Event::Heartbeat { request, report, renew }
             }
+            Some(Input::Reports { reply }) => {
+                reply.send(reports_of(&core, shared.env.clock().now()));
+                continue;
+            }
             Some(Input::Fatal(error)) => return error,
         };
         node.step(&mut core, event, &mut actions, observer).await;
@@ -215,6 +221,17 @@ fn is_another<E: NodeEnv>(shared: &Shared<E>, control: &ControlState) -> bool {
 fn other_cluster<E: NodeEnv>(shared: &Shared<E>, control: &ControlState) -> FoundingError {
     let (own, found) = (shared.config.cluster.clone(), control.cluster.clone());
     FoundingError::OtherCluster { own, found }
+}
+
+fn reports_of<Rt: AsyncRuntime + Send + Sync>(core: &Core, now: Moment) -> Response<Rt> {
+    let Some(reports) = core.reports(now) else {
+        return Response::Refused("this member does not lead".into());
+    };
+    let heard = reports.into_values().map(|(report, age)| Heard {
+        report,
+        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+    });
+    Response::Reports { heard: heard.collect(), obstacle: core.obstacle() }
 }
 
 async fn next_input<E: NodeEnv>(

@@ -12,7 +12,7 @@ use crate::sabotage::Saboteur;
 
 use super::NodeEnv;
 use super::execute::{deliver, put_for_another};
-use super::node::Shared;
+use super::node::{Input, Shared};
 use super::wire::{Request, Response};
 
 /// How long a heartbeat that is passed on may take on its second leg.
@@ -44,6 +44,8 @@ async fn answer<E: NodeEnv>(shared: Arc<Shared<E>>, incoming: Arrived<E>) {
             reply.send(propose(&shared, from, *command).await);
         }
         Request::Hello => reply.send(hello(&shared).await),
+        // Where the loop has ended the caller sees a timeout.
+        Request::Reports => drop(shared.inbox.send(Input::Reports { reply }).await),
         request @ (Request::Append(_)
         | Request::Vote(_)
         | Request::PreVote(_)

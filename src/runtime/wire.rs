@@ -49,6 +49,17 @@ pub enum Request<Rt: AsyncRuntime + Send + Sync> {
     Propose(Box<Command>),
     /// Who are you? Asked before a cluster is founded.
     Hello,
+    /// What did the members last say of themselves? Only whoever leads can tell.
+    Reports,
+}
+
+/// What one member said of itself, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// Its account.
+    pub report: Report,
+    /// How long ago it came, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// A response.
@@ -78,6 +89,13 @@ pub enum Response<Rt: AsyncRuntime + Send + Sync> {
         /// The stores that it knows the members to run on.
         members: std::collections::BTreeMap<crate::ids::NodeId, Incarnation>,
     },
+    /// To the question for reports.
+    Reports {
+        /// Who said what, in the order of the members.
+        heard: Vec<Heard>,
+        /// Why nobody is elected, where somebody should be.
+        obstacle: Option<String>,
+    },
     /// The member cannot do this now; the sentence says why.
     Refused(String),
 }
@@ -98,6 +116,7 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Request<Rt> {
             }
             Self::Propose(command) => Self::Propose(command.clone()),
             Self::Hello => Self::Hello,
+            Self::Reports => Self::Reports,
         }
     }
 }
@@ -117,6 +136,9 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Response<Rt> {
                 cluster: cluster.clone(),
                 initialised: *initialised,
             },
+            Self::Reports { heard, obstacle } => {
+                Self::Reports { heard: heard.clone(), obstacle: obstacle.clone() }
+            }
             Self::Refused(why) => Self::Refused(why.clone()),
         }
     }

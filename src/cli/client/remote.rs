@@ -1,0 +1,178 @@
+//! The way to the cluster: any of the nodes that were named, one after the other.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::http::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::env::Entropy;
+use crate::os::OsEntropy;
+use crate::os::http::{HttpError, HttpRequest, read_token};
+
+/// How long a node may take to show something.
+const SHOW_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an order may take: longer than a node follows one up.
+const ORDER_DEADLINE: Duration = Duration::from_secs(65);
+
+/// What every verb understands.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// Where the API of a node listens. Several, separated by commas, are asked in turn.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "PG_REPLICA_API",
+        default_value = "127.0.0.1:8008",
+        value_delimiter = ','
+    )]
+    pub api: Vec<String>,
+    /// A file of mode 0600 with the token that changes need, unless they come from a node's own
+    /// machine and none is configured.
+    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why a verb did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The cluster, or the person, said no.
+    #[error("{0}")]
+    Refused(String),
+    /// What was typed makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// An order was given and its end is not known.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nobody answers.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    /// The exit code of the program.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unknown(_) => 3,
+            Self::Unreachable(_) => 4,
+        }
+    }
+}
+
+/// Asks the nodes.
+#[derive(Clone, Debug)]
+pub struct Client {
+    addresses: Vec<String>,
+    token_file: Option<PathBuf>,
+    json: bool,
+}
+
+impl Client {
+    /// A client for what was typed.
+    #[must_use]
+    pub fn new(common: &Common) -> Self {
+        let addresses = common.api.iter().map(|address| bare(address)).collect();
+        Self { addresses, token_file: common.token_file.clone(), json: common.json }
+    }
+
+    /// Whether JSON is wanted.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Reads a page as it is.
+    pub async fn page(&self, path: &str) -> Result<Value, Failure> {
+        self.get(path).await
+    }
+
+    /// Reads a page.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let mut silent = Vec::new();
+        for address in &self.addresses {
+            let (method, body) = (Method::GET, Vec::new());
+            let request = HttpRequest { method, path, token: None, body };
+            match request.send(address, SHOW_DEADLINE).await {
+                Ok(answer) if answer.status == 200 => {
+                    return serde_json::from_slice(&answer.body).map_err(|why| {
+                        Failure::Refused(format!("{address} answers what is not understood: {why}"))
+                    });
+                }
+                Ok(answer) => return Err(refusal(address, answer.status, &answer.body)),
+                Err(HttpError::NotSent(why) | HttpError::NoAnswer(why)) => silent.push(why),
+            }
+        }
+        Err(nobody(&silent))
+    }
+
+    /// Gives an order under a name of its own, to one node after the other until one knows how it
+    /// ended. The name makes it one order, however many nodes hear it.
+    pub async fn order(
+        &self,
+        method: Method,
+        path: &str,
+        mut body: Map<String, Value>,
+    ) -> Result<Value, Failure> {
+        let token = self.token()?;
+        body.insert("id".into(), (OsEntropy.next_u64() >> 11).into());
+        let body = Value::Object(body).to_string().into_bytes();
+        let mut silent = Vec::new();
+        let mut perhaps = None;
+        for address in &self.addresses {
+            let (method, body) = (method.clone(), body.clone());
+            let request = HttpRequest { method, path, token: token.as_deref(), body };
+            match request.send(address, ORDER_DEADLINE).await {
+                Ok(answer) if answer.status == 200 => {
+                    return Ok(serde_json::from_slice(&answer.body).unwrap_or_default());
+                }
+                Ok(answer) if answer.status == 504 => {
+                    perhaps = Some(refusal(address, answer.status, &answer.body));
+                }
+                Ok(answer) => return Err(refusal(address, answer.status, &answer.body)),
+                Err(HttpError::NotSent(why)) => silent.push(why),
+                Err(HttpError::NoAnswer(why)) => {
+                    let why = format!("{why}; whether the order was carried out is unknown");
+                    perhaps = Some(Failure::Unknown(why));
+                }
+            }
+        }
+        Err(perhaps.unwrap_or_else(|| nobody(&silent)))
+    }
+
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let read = |path: &PathBuf| read_token(path).map_err(|e| Failure::Usage(e.to_string()));
+        self.token_file.as_ref().map(read).transpose()
+    }
+}
+
+/// `http://host:8008/` is what people paste.
+fn bare(address: &str) -> String {
+    let address = address.trim();
+    address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/').to_owned()
+}
+
+fn nobody(silent: &[String]) -> Failure {
+    let why = silent.join("; ");
+    Failure::Unreachable(format!("no node answers ({why}); name one that runs with --api"))
+}
+
+fn refusal(address: &str, status: u16, body: &[u8]) -> Failure {
+    let said: Value = serde_json::from_slice(body).unwrap_or_default();
+    let why = match said.get("error").and_then(Value::as_str) {
+        Some(why) => why.to_owned(),
+        None => format!("{address} answers with code {status} and no reason: is it a node's API?"),
+    };
+    match status {
+        504 => Failure::Unknown(why),
+        401 => Failure::Refused(format!("{why}; name its file with --token-file")),
+        _ => Failure::Refused(why),
+    }
+}

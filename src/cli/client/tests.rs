@@ -1,0 +1,236 @@
+//! What people read, and what goes to the nodes, over real sockets to an API that is fed by hand.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::http::Method;
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+use crate::api::tests::fixtures::{Bench, Fake};
+use crate::api::{Access, MemberStatus, OrderEnd, Status, router};
+use crate::control::{Mode, Order};
+use crate::os::http::tests::serve_here;
+
+use super::{Client, Common, Failure, Verb, config, explain, history, members, status};
+
+#[derive(Debug, Parser)]
+struct Typed {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+fn typed(line: &str) -> Result<Verb, String> {
+    let words = std::iter::once("node").chain(line.split(' '));
+    Typed::try_parse_from(words).map(|typed| typed.verb).map_err(|error| error.to_string())
+}
+
+fn cluster() -> Status {
+    let member = |node: &str, role: &str| MemberStatus {
+        node: node.into(),
+        role: role.into(),
+        state: "streaming".into(),
+        timeline: Some(2),
+        epoch: Some(3),
+        lsn: Some("0/3000060".into()),
+        heard_ms: Some(40),
+        address: format!("{node}:7400"),
+        postgres: format!("{node}:5432"),
+        priority: 1,
+        ..MemberStatus::default()
+    };
+    let first = MemberStatus {
+        state: "running".into(),
+        primary: true,
+        leased: true,
+        lease_left_ms: Some(1_840),
+        ..member("n1", "primary")
+    };
+    let second = MemberStatus { lag_bytes: Some(0), ..member("n2", "synchronous standby") };
+    let third = MemberStatus {
+        lag_bytes: Some(3 << 20),
+        obstacles: vec!["it is tagged no_failover: nobody fails over to it".into()],
+        waits_for: vec!["its stream from n1 to begin".into()],
+        no_failover: true,
+        ..member("n3", "standby")
+    };
+    Status {
+        cluster: "test".into(),
+        node: "n2".into(),
+        epoch: 3,
+        holder: Some("n1".into()),
+        leader: Some("n3".into()),
+        term: 7,
+        voters: vec!["n1".into(), "n2".into()],
+        mode: Mode::QuorumSync,
+        synchronous: "any 1 (n2) of e3".into(),
+        members: vec![first, second, third],
+        ..Status::default()
+    }
+}
+
+#[test]
+fn the_table_marks_the_primary_and_says_why_the_others_are_none() {
+    let shown = status::text(&cluster());
+    let expected = "\
+cluster test: n1 holds e3; quorum-sync, any 1 (n2) of e3; n3 leads t7; seen from n2
+   NODE  ROLE                 STATE      TL  LSN        LAG     EPOCH  LEASE  WHY NOT PRIMARY
+*  n1    primary              running    2   0/3000060  -       e3     1.8 s
+   n2    synchronous standby  streaming  2   0/3000060  0 B     e3     -      ready to take over
+   n3    standby              streaming  2   0/3000060  3.0 MB  e3     -      it is tagged \
+no_failover: nobody fails over to it (and 1 more)
+";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_a_table_cannot_hold_stands_below_it() {
+    let troubled = Status {
+        holder: None,
+        vacated: Some("silent".into()),
+        obstacle: Some("too few reports".into()),
+        paused: true,
+        blind: Some("n3 did not answer in time".into()),
+        ..cluster()
+    };
+    let shown = status::text(&troubled);
+    for line in [
+        "nobody holds primacy, e3 has ended",
+        "the last primacy ended: silent",
+        "nobody is elected: too few reports",
+        "paused: there is no automatic failover",
+        "the leader cannot be asked, so news of others may be old: n3 did not answer in time",
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn an_explanation_tells_every_reason() {
+    let status = cluster();
+    let shown = explain::text(&status, &status.members[2]);
+    assert!(shown.contains("could not be chosen:\n  - it is tagged"), "{shown}");
+    assert!(shown.contains("It waits for:\n  - its stream from n1 to begin"), "{shown}");
+    let ready = explain::text(&status, &status.members[1]);
+    assert!(ready.contains("it could be chosen"), "{ready}");
+    let first = explain::text(&status, &status.members[0]);
+    assert!(first.contains("It is the primary of e3."), "{first}");
+}
+
+#[test]
+fn members_and_history_are_tables() {
+    let shown = members::text(&cluster());
+    assert!(shown.lines().nth(3).unwrap().ends_with("1         never     no"), "{shown}");
+    let events = json!([{ "epoch": 1, "what": "n1 was elected" }]);
+    let turns = json!([[1, 100_663_392, "e2 began tl2", null, "n2"]]);
+    let shown = history::text(&events, &turns);
+    assert!(shown.contains("e1     n1 was elected\n"), "{shown}");
+    assert!(shown.contains("0/6000060"), "{shown}");
+}
+
+#[test]
+fn settings_are_shown_as_they_are_set() {
+    let settings = json!({
+        "mode": "async", "synchronous_mode": false, "maximum_lag_on_failover": 1,
+        "timing": { "lease_ms": 2000 },
+        "postgresql": { "parameters": { "work_mem": "8MB" } },
+    });
+    let shown = config::text(&settings);
+    assert_eq!(
+        shown,
+        "mode                 async\nparameters.work_mem  8MB\ntiming.lease_ms      2000\n"
+    );
+    let words = ["mode=async", "timing.lease_ms=3000", "parameters.a.b=x=y", "parameters.gone="];
+    let patch = config::patch(&words.map(str::to_owned)).unwrap();
+    let expected = json!({
+        "mode": "async", "timing": { "lease_ms": 3000 },
+        "parameters": { "a.b": "x=y", "gone": null },
+    });
+    assert_eq!(Value::Object(patch), expected);
+    assert!(config::patch(&["mode".into()]).unwrap_err().contains("KEY=VALUE"));
+}
+
+#[test]
+fn every_verb_is_read_and_its_mistakes_are_named() {
+    for line in [
+        "status",
+        "status --watch",
+        "status --watch 5 --json --api a:1,b:2",
+        "history",
+        "switchover --yes",
+        "switchover --to n2 -y",
+        "failover --to n2 --accept-data-loss",
+        "pause",
+        "resume",
+        "config show",
+        "config set mode=async",
+        "members list",
+        "members add n4 --address h:1 --postgres h:2 --priority 3",
+        "members add n5 --address h:1 --witness",
+        "members tag n4 --no-failover true",
+        "members remove n4 --yes",
+        "explain n2",
+    ] {
+        typed(line).unwrap_or_else(|why| panic!("{line}: {why}"));
+    }
+    for line in ["failover", "config set", "members add n4 --address h:1", "explain", "statsu"] {
+        assert!(typed(line).is_err(), "{line}");
+    }
+}
+
+/// A node's API on a socket, and the desk behind it.
+async fn node(access: Access) -> (String, Arc<Fake>) {
+    let desk = Fake::at(1_001);
+    let routes = router(Bench::standby().board, desk.clone(), access);
+    (serve_here(routes).await, desk)
+}
+
+fn client(addresses: &[&str], token_file: Option<PathBuf>) -> Client {
+    let api = addresses.iter().map(ToString::to_string).collect();
+    Client::new(&Common { api, token_file, json: false })
+}
+
+const NOBODY: &str = "127.0.0.1:1";
+
+#[tokio::test]
+async fn the_first_node_that_answers_is_believed() {
+    let (address, _) = node(Access::default()).await;
+    let pasted = format!("http://{address}/");
+    let status: Status = client(&[NOBODY, &pasted], None).get("/status").await.unwrap();
+    assert_eq!((status.node.as_str(), status.holder.as_deref()), ("n2", Some("n1")));
+    let silent = client(&[NOBODY], None).get::<Status>("/status").await.unwrap_err();
+    assert_eq!(silent.exit_code(), 4);
+    assert!(silent.to_string().contains("--api"), "{silent}");
+}
+
+#[tokio::test]
+async fn an_order_is_one_order_however_many_nodes_hear_it() {
+    let ((one, first), (two, second)) =
+        (node(Access::default()).await, node(Access::default()).await);
+    *first.end.lock().unwrap() = Some(OrderEnd::Unknown("ask again".into()));
+    let asks = client(&[NOBODY, &one, &two], None);
+    let answer = asks.order(Method::POST, "/switchover", Map::new()).await.unwrap();
+    assert_eq!(answer["message"], "as you wish");
+    let id = first.orders.lock().unwrap()[0].0;
+    assert_eq!(*second.orders.lock().unwrap(), [(id, Order::Switchover { to: None })]);
+    assert_eq!(answer["id"], id.0);
+    // Where nobody knows, that is what is said.
+    let alone = client(&[&one, NOBODY], None);
+    let end = alone.order(Method::POST, "/switchover", Map::new()).await.unwrap_err();
+    assert_eq!((end.exit_code(), end.to_string().as_str()), (3, "ask again"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_in_the_nodes_own_words() {
+    let (address, desk) = node(Access::default()).await;
+    *desk.end.lock().unwrap() = Some(OrderEnd::Refused("paused already".into()));
+    let patch = config::patch(&["pause=true".into()]).unwrap();
+    let asks = client(&[&address], None);
+    let refused = asks.order(Method::PATCH, "/config", patch).await.unwrap_err();
+    assert_eq!(refused, Failure::Refused("paused already".into()));
+    let (closed, desk) = node(Access::with_token("open-sesame")).await;
+    let stranger = client(&[&closed], None);
+    let refused = stranger.order(Method::POST, "/switchover", Map::new()).await.unwrap_err();
+    assert!(refused.to_string().contains("--token-file"), "{refused}");
+    assert_eq!(desk.ordered(), []);
+}

@@ -1,0 +1,96 @@
+//! The listener. It knows who asks, bounds how many may ask at once and for how long, and nothing
+//! of what is asked.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::api::Caller;
+
+/// How many connections there may be: a few load balancers, dashboards and people.
+const CONNECTIONS_MAX: usize = 256;
+/// A request's head has to arrive within this time, and the next one on the same connection too.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a request may take in all: longer than an order is followed up.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may last. Whoever wants to go on makes a new one.
+const CONNECTION_MAX: Duration = Duration::from_secs(900);
+/// The longest head.
+const HEAD_MAX: usize = 16 << 10;
+/// The pause after the system refused to accept: it is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until it is dropped.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("no connection to the API can be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            tracing::warn!("{from} is turned away: {CONNECTIONS_MAX} connections are open");
+            continue;
+        };
+        let router = router.clone();
+        drop(tokio::spawn(async move {
+            match timeout(CONNECTION_MAX, attend(stream, from, router)).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(why)) => tracing::debug!("the API's connection from {from} ended: {why}"),
+            }
+            drop(place);
+        }));
+    }
+}
+
+async fn attend(stream: TcpStream, from: SocketAddr, router: Router) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Nobody but this machine reaches one of its addresses from that same address.
+    let own = stream.local_addr()?.ip().to_canonical();
+    let from = from.ip().to_canonical();
+    // A client certificate will be named here once the API speaks TLS.
+    let caller = Caller { loopback: from.is_loopback() || from == own, certificate: None };
+    let service = TowerToHyperService::new(router);
+    let attended = service_fn(move |mut request: axum::http::Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        let answer = service.call(request);
+        async move {
+            match timeout(REQUEST_MAX, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Ok::<_, Infallible>(too_slow()),
+            }
+        }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), attended)
+        .await
+        .map_err(io::Error::other)
+}
+
+fn too_slow() -> Response<Body> {
+    let body = Body::from(r#"{"error":"the request took too long; its outcome is unknown"}"#);
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    response
+}
