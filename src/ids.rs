@@ -94,6 +94,18 @@ impl Lsn {
     }
 }
 
+impl CommandId {
+    /// How much of a name is drawn, below the milliseconds of the wall clock. Every reader of JSON
+    /// can hold the whole.
+    const DRAWN_BITS: u32 = 11;
+
+    /// A fresh name at this wall time, with a random number to tell it from others.
+    #[must_use]
+    pub fn fresh(wall_ms: u64, drawn: u64) -> Self {
+        Self((wall_ms << Self::DRAWN_BITS) | (drawn >> (64 - Self::DRAWN_BITS)))
+    }
+}
+
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)

@@ -14,3 +14,4 @@ pub mod ids;
 pub mod os;
 pub mod runtime;
 pub mod sabotage;
+pub mod service;

@@ -21,8 +21,6 @@ use crate::runtime::wire::{Heard, Request, Response};
 
 use super::board::StatusBoard;
 
-/// The part of an order's name that is drawn, below the wall clock's milliseconds.
-const DRAWN_BITS: u32 = 11;
 /// How long one question about an order may take: an entry is committed in far less, and a leader
 /// that cannot commit is not waited for.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
@@ -253,13 +251,11 @@ where
     }
 
     fn new_id(&self) -> CommandId {
-        // Names grow with time, also where this machine's clock is behind another's; and every
-        // reader of JSON can hold them.
-        let drawn =
-            (self.clock.wall_ms() << DRAWN_BITS) | (self.entropy.next_u64() >> (64 - DRAWN_BITS));
+        // Names grow with time, also where this machine's clock is behind another's.
+        let drawn = CommandId::fresh(self.clock.wall_ms(), self.entropy.next_u64());
         let control = self.board.snapshot().control.clone();
         let known = control.orders.iter().map(|known| known.id).chain(control.forgotten).max();
-        CommandId(drawn.max(known.map_or(0, |known| known.0 + 1)))
+        known.map_or(drawn, |known| drawn.max(CommandId(known.0 + 1)))
     }
 
     fn carry_out(&self, id: CommandId, order: Order) -> BoxFuture<'_, OrderEnd> {

@@ -10,6 +10,7 @@ pub mod client;
 mod configured;
 mod guard;
 mod init;
+mod run;
 mod version;
 
 use std::io::Write;
@@ -29,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run the node of this machine.
+    Run(run::Run),
     /// Write a commented configuration.
     Init(init::Init),
     /// Say whether a configuration is in order, and what it means.
@@ -83,6 +86,7 @@ impl From<BadConfig> for Failure {
 impl Verb {
     fn run(self) -> Result<(), Failure> {
         match self {
+            Self::Run(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
             Self::Certs(verb) => verb.run(),

@@ -7,7 +7,7 @@ use crate::env::Env;
 use super::guard::OsGuard;
 use super::net::OsNetwork;
 use super::postgres::OsPostgres;
-use super::{OsClock, OsDisk, OsEntropy};
+use super::{IfAny, OsClock, OsDisk, OsEntropy};
 
 /// A real machine.
 #[derive(Clone, Debug)]
@@ -16,14 +16,20 @@ pub struct OsEnv {
     entropy: OsEntropy,
     network: OsNetwork,
     disk: OsDisk,
-    postgres: OsPostgres,
-    guard: OsGuard,
+    postgres: IfAny<OsPostgres>,
+    guard: IfAny<OsGuard>,
 }
 
 impl OsEnv {
-    /// This machine, with these parts.
+    /// This machine, with these parts. A witness has neither a server nor a guard.
     #[must_use]
-    pub fn new(network: OsNetwork, disk: OsDisk, postgres: OsPostgres, guard: OsGuard) -> Self {
+    pub fn new(
+        network: OsNetwork,
+        disk: OsDisk,
+        postgres: Option<OsPostgres>,
+        guard: Option<OsGuard>,
+    ) -> Self {
+        let (postgres, guard) = (IfAny(postgres), IfAny(guard));
         Self { clock: OsClock, entropy: OsEntropy, network, disk, postgres, guard }
     }
 }
@@ -33,8 +39,8 @@ impl Env for OsEnv {
     type Clock = OsClock;
     type Network = OsNetwork;
     type Disk = OsDisk;
-    type Postgres = OsPostgres;
-    type Guard = OsGuard;
+    type Postgres = IfAny<OsPostgres>;
+    type Guard = IfAny<OsGuard>;
     type Entropy = OsEntropy;
 
     fn clock(&self) -> &OsClock {
@@ -49,11 +55,11 @@ impl Env for OsEnv {
         &self.disk
     }
 
-    fn postgres(&self) -> &OsPostgres {
+    fn postgres(&self) -> &IfAny<OsPostgres> {
         &self.postgres
     }
 
-    fn guard(&self) -> &OsGuard {
+    fn guard(&self) -> &IfAny<OsGuard> {
         &self.guard
     }
 

@@ -4,6 +4,7 @@
     reason = "everybody else gets time, tasks and randomness from here"
 )]
 
+mod absent;
 pub mod authority;
 mod clock;
 mod disk;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod net;
 pub mod postgres;
 
+pub use absent::IfAny;
 pub use clock::OsClock;
 pub use disk::OsDisk;
 pub use entropy::OsEntropy;

@@ -7,9 +7,10 @@ use axum::http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::env::Entropy;
-use crate::os::OsEntropy;
+use crate::env::{Clock, Entropy};
+use crate::ids::CommandId;
 use crate::os::http::{HttpError, HttpRequest, read_token};
+use crate::os::{OsClock, OsEntropy};
 
 /// How long a node may take to show something.
 const SHOW_DEADLINE: Duration = Duration::from_secs(5);
@@ -122,7 +123,8 @@ impl Client {
         mut body: Map<String, Value>,
     ) -> Result<Value, Failure> {
         let token = self.token()?;
-        body.insert("id".into(), (OsEntropy.next_u64() >> 11).into());
+        let id = CommandId::fresh(OsClock.wall_ms(), OsEntropy.next_u64());
+        body.insert("id".into(), id.0.into());
         let body = Value::Object(body).to_string().into_bytes();
         let mut silent = Vec::new();
         let mut perhaps = None;

@@ -1,0 +1,67 @@
+//! What happens when somebody ends a node: a primary hands over where it can, then the server is
+//! stopped. Whoever is in a hurry asks twice.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::api::{Desk, OrderEnd, StatusBoard};
+use crate::control::Order;
+use crate::env::{Postgres, StopHow};
+use crate::ha::Role;
+
+/// How long a handover may hold up the end of a node.
+const HANDOVER_MAX: Duration = Duration::from_secs(10);
+
+/// The signals that end a node.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From here on they do not end the process by themselves.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Gives primacy to somebody else, where this member has it and anybody can take it.
+pub(super) async fn hand_over(board: &StatusBoard, desk: &dyn Desk) {
+    let snapshot = board.snapshot();
+    let others = snapshot.control.candidates().filter(|node| *node != snapshot.node).count();
+    if snapshot.role != Role::Primary || others == 0 {
+        return;
+    }
+    tracing::info!(node = %snapshot.node, "asked to end: handing over first");
+    let order = desk.carry_out(desk.new_id(), Order::Switchover { to: None });
+    match timeout(HANDOVER_MAX, order).await {
+        Ok(OrderEnd::Done(how)) => tracing::info!(node = %snapshot.node, "handed over: {how}"),
+        Ok(OrderEnd::Refused(why) | OrderEnd::Unknown(why)) => {
+            tracing::warn!(node = %snapshot.node, "not handed over: {why}");
+        }
+        Err(_) => tracing::warn!(node = %snapshot.node, "not handed over in time"),
+    }
+}
+
+/// Ends the server: with a checkpoint where that does not take too long.
+pub(super) async fn end_server(postgres: &impl Postgres, limit: Duration) -> Result<(), String> {
+    if let Ok(Ok(())) = timeout(limit, postgres.stop(StopHow::Fast)).await {
+        return Ok(());
+    }
+    let told = |why| format!("the server could not be ended: {why}");
+    postgres.stop(StopHow::Immediate).await.map_err(told)
+}
