@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod env;
 pub mod ha;
 pub mod ids;

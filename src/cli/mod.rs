@@ -8,6 +8,7 @@ mod certs;
 mod check;
 pub mod client;
 mod configured;
+mod demo;
 mod guard;
 mod init;
 mod run;
@@ -30,6 +31,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Show a cluster of three on this machine, with real Postgres; what `node` alone does.
+    Demo(demo::Demo),
     /// Run the node of this machine.
     Run(run::Run),
     /// Write a commented configuration.
@@ -49,14 +52,13 @@ enum Verb {
 
 /// What a stranger has to know before anything else.
 const STATUS: &str = "\
-This version holds the heart of pg_replica: the decisions (src/ha), the replicated control
-state, the consensus on disk, and a simulator that attacks all of it.
-It does not manage a real Postgres yet: it opens no port, starts no server, touches no data.
+Without arguments: three nodes with real Postgres on this machine, in a temporary folder, and a
+writer that lives through whatever you do to them. Ctrl-C ends it and leaves nothing behind.
 
-See a cluster survive a partition, in simulation:
-    cargo run -p sim -- run scenarios/quorum-partitioned-primary.toml --trace
-Run its tests:
-    cargo test --features sim";
+A member of a cluster of your own:
+    node init --help
+The same protocol under simulated faults:
+    cargo run -p sim -- run scenarios/quorum-partitioned-primary.toml --trace";
 
 /// How a verb ended that did not do what it was asked for.
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl From<BadConfig> for Failure {
 impl Verb {
     fn run(self) -> Result<(), Failure> {
         match self {
+            Self::Demo(verb) => verb.run(),
             Self::Run(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
@@ -109,10 +112,7 @@ fn ask(verb: client::Verb) -> Result<(), Failure> {
 /// Does what the command line says: the whole of the program `node`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Some(verb) = Cli::parse().verb else {
-        eprintln!("There is nothing for `node` to run yet.\n\n{STATUS}");
-        return ExitCode::from(2);
-    };
+    let verb = Cli::parse().verb.unwrap_or_else(|| Verb::Demo(demo::Demo::default()));
     match verb.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -12,6 +12,9 @@ use super::configured::Configured;
 pub(super) struct Run {
     #[command(flatten)]
     configured: Configured,
+    /// End with whoever started it, as soon as the standard input does.
+    #[arg(long, hide = true)]
+    with_parent: bool,
 }
 
 impl Run {
@@ -23,7 +26,7 @@ impl Run {
             .enable_all()
             .build()
             .map_err(|why| Failure::machine(format!("no runtime: {why}")))?;
-        let ended = runtime.block_on(service::run(loaded));
+        let ended = runtime.block_on(service::run(loaded, self.with_parent));
         // What still waits for a disk that hangs is not waited for.
         runtime.shutdown_background();
         ended.map_err(|why| Failure::machine(why.to_string()))

@@ -49,12 +49,16 @@ pub(super) enum Obstacle {
     GenesisOverData(NodeId),
 }
 
+fn list(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Evidence(missing) => write!(f, "not promotable: {missing}"),
             Self::LeaseUntil(at) => write!(f, "the former primary's lease is over at {at}"),
-            Self::AwaitingReports(nodes) => write!(f, "awaiting the reports of {nodes:?}"),
+            Self::AwaitingReports(nodes) => write!(f, "awaiting the reports of {}", list(nodes)),
             Self::NoCandidate => f.write_str("no member that may be primary has reported"),
             Self::TooFarBehind { best, behind_bytes, max_lag_bytes } => write!(
                 f,
@@ -64,7 +68,7 @@ impl fmt::Display for Obstacle {
             ),
             Self::Paused => f.write_str("paused: no automatic failover"),
             Self::GenesisAwaits(nodes) => {
-                write!(f, "the first start awaits all data members; missing: {nodes:?}")
+                write!(f, "the first start awaits all data members; missing: {}", list(nodes))
             }
             Self::GenesisOverData(node) => write!(
                 f,

@@ -1,10 +1,12 @@
 //! What happens when somebody ends a node: a primary hands over where it can, then the server is
 //! stopped. Whoever is in a hurry asks twice.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
 
 use crate::api::{Desk, OrderEnd, StatusBoard};
@@ -19,12 +21,15 @@ const HANDOVER_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Is closed when the standard input is, where that matters.
+    parent: Option<Receiver<Infallible>>,
 }
 
 impl Signals {
     /// From here on they do not end the process by themselves.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(super) fn listen(with_parent: bool) -> io::Result<Self> {
         Ok(Self {
+            parent: with_parent.then(end_of_input),
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
@@ -32,11 +37,28 @@ impl Signals {
 
     /// Waits for one.
     pub(super) async fn next(&mut self) {
+        let parent_ends = async {
+            match &mut self.parent {
+                Some(parent) => drop(parent.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = parent_ends => {}
         }
     }
+}
+
+/// A thread of its own waits for the end of the standard input: it cannot be asked to stop waiting.
+fn end_of_input() -> Receiver<Infallible> {
+    let (open, closed) = channel(1);
+    drop(std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        drop(open);
+    }));
+    closed
 }
 
 /// Gives primacy to somebody else, where this member has it and anybody can take it.

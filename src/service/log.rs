@@ -2,27 +2,28 @@
 
 use std::io;
 
-use tracing::Level;
 use tracing::subscriber::set_global_default;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// From here on what is logged is written as configured. A second call changes nothing.
 pub fn install(log: LogConfig) {
-    let level = match log.level {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Trace => Level::TRACE,
+    let (level, consensus) = match log.level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::ERROR),
+        // Its library tells each message that got lost; what matters of that the node tells itself.
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::ERROR),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_span_events(FmtSpan::NONE);
-    let _ = match log.format {
-        LogFormat::Text => set_global_default(lines.with_ansi(false).with_target(false).finish()),
-        LogFormat::Json => set_global_default(lines.json().flatten_event(true).finish()),
+    let wanted = Targets::new().with_default(level).with_target("openraft", consensus);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
+    let _ = set_global_default(Registry::default().with(lines.with_filter(wanted)));
 }

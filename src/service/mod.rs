@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here. The parts come from `os`, the loop from `runtime`, what people see from
 //! `api`; `log` writes what the status board calls out, and `ending` is what a signal begins.
+#![allow(clippy::disallowed_methods, reason = "it runs on the machine's own time and tasks")]
 
 mod ending;
 mod log;
@@ -61,8 +62,11 @@ pub enum ServiceError {
 }
 
 /// Runs the node until a signal ends it, and its server with it.
-pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
-    let mut signals = Signals::listen().map_err(|cause| ServiceError::Server(cause.to_string()))?;
+///
+/// With `with_parent` it lives no longer than its standard input is open, nor does its guard.
+pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> {
+    let mut signals =
+        Signals::listen(with_parent).map_err(|cause| ServiceError::Server(cause.to_string()))?;
     let config = &loaded.config;
     let postgres = match loaded.postgres_plan()? {
         Some(plan) => Some(OsPostgres::new(plan).map_err(folder(config.home_dir()))?),
@@ -70,7 +74,8 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     };
     let disk = OsDisk::new(&config.store_dir()).map_err(folder(config.store_dir()))?;
     let guard = match config.guard_plan() {
-        Some(plan) => {
+        Some(mut plan) => {
+            plan.with_manager = with_parent;
             let program =
                 std::env::current_exe().map_err(folder(PathBuf::from("/proc/self/exe")))?;
             Some(OsGuard::new(&program, plan))
@@ -93,7 +98,7 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     let calling = tokio::spawn(hooks::run(board.role_changes(), hooks(config)));
 
     announce(config);
-    let env = OsEnv::new(network, disk, postgres.clone(), guard);
+    let env = OsEnv::new(network, disk, postgres.clone(), guard.clone());
     let node = runtime::run(env, config.node_config(), board.clone());
     until_asked(node, &mut signals, hand_over(&board, &*desk)).await?;
     serving.abort();
@@ -101,6 +106,9 @@ pub async fn run(loaded: Loaded) -> Result<(), ServiceError> {
     if let Some(postgres) = postgres {
         let limit = Duration::from_millis(board.snapshot().control.settings.timing.stop_ms);
         end_server(&postgres, limit).await.map_err(ServiceError::Server)?;
+    }
+    if let Some(guard) = guard {
+        guard.retire().await;
     }
     tracing::info!(node = %config.node, "ended");
     Ok(())

@@ -54,6 +54,14 @@ impl OsGuard {
         Self(Arc::new(Inner { program: program.to_owned(), plan, line: Mutex::default() }))
     }
 
+    /// Ends the guard, and Postgres where it has not ended: this manager ends, and nobody comes
+    /// after it. Where no guard runs there is nothing to end.
+    pub async fn retire(&self) {
+        if UnixStream::connect(&self.0.plan.socket).await.is_ok() {
+            let _ = self.order(Order::Retire).await;
+        }
+    }
+
     async fn order(&self, order: Order) -> Result<Answer, GuardError> {
         let mut line = self.0.line.lock().await;
         // An old connection may be to a guard that is gone; a new one is tried once.

@@ -73,6 +73,7 @@ struct GuardProcess {
     listener: UnixListener,
     lines: Vec<Line>,
     armed: Option<Armed>,
+    retired: bool,
     alone_since: Duration,
     watchdog: Option<fs::File>,
 }
@@ -102,8 +103,15 @@ pub fn serve(plan: GuardPlan) -> io::Result<()> {
     });
     let alone_since = boottime().since_origin();
     let watchdog = watchdog.transpose()?;
-    let mut guard =
-        GuardProcess { plan, listener, lines: Vec::new(), armed: None, alone_since, watchdog };
+    let mut guard = GuardProcess {
+        plan,
+        listener,
+        lines: Vec::new(),
+        armed: None,
+        retired: false,
+        alone_since,
+        watchdog,
+    };
     guard.run()?;
     let _ = fs::remove_file(&guard.plan.socket);
     Ok(())
@@ -216,6 +224,13 @@ impl GuardProcess {
                 Answer::Heard
             }
             Order::Ask => self.armed.map_or(Answer::Idle, Answer::Armed),
+            Order::Retire => {
+                // Nobody is believed who says that Postgres has ended.
+                end_postgres(&self.plan.data);
+                self.armed = None;
+                self.retired = true;
+                Answer::Heard
+            }
         }
     }
 
@@ -238,6 +253,10 @@ impl GuardProcess {
     /// Whether nobody can need this guard: it holds nothing, and no manager is there.
     fn is_superfluous(&mut self) -> bool {
         let now = boottime().since_origin();
+        if self.retired {
+            self.retire_watchdog();
+            return true;
+        }
         if !self.lines.is_empty() {
             self.alone_since = now;
             return false;

@@ -16,6 +16,8 @@ pub(super) enum Order {
     Disarm(Epoch),
     /// What do you hold?
     Ask,
+    /// The manager ends, and Postgres has ended: so may the guard.
+    Retire,
 }
 
 /// An answer.
@@ -40,6 +42,7 @@ impl fmt::Display for Order {
             Self::Arm(armed) => write!(f, "arm {}", Written(armed)),
             Self::Disarm(epoch) => write!(f, "disarm {}", epoch.0),
             Self::Ask => f.write_str("ask"),
+            Self::Retire => f.write_str("retire"),
         }
     }
 }
@@ -53,6 +56,7 @@ impl FromStr for Order {
             ["arm", epoch, deadline, until] => armed(epoch, deadline, until).map(Self::Arm),
             ["disarm", epoch] => epoch.parse().ok().map(|epoch| Self::Disarm(Epoch(epoch))),
             ["ask"] => Some(Self::Ask),
+            ["retire"] => Some(Self::Retire),
             _ => None,
         };
         order.ok_or_else(|| Unknown(line.to_owned()))

@@ -1,5 +1,6 @@
 //! Where PostgreSQL's programs are, and which version they are.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,6 +35,12 @@ pub enum NoPostgres {
 pub struct Installation {
     folder: PathBuf,
     major: u32,
+}
+
+impl fmt::Display for Installation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgreSQL {}", self.major)
+    }
 }
 
 impl Installation {

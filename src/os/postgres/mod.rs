@@ -10,6 +10,7 @@ mod births;
 mod control_file;
 mod directory;
 mod ear;
+mod guest;
 mod install;
 mod look;
 mod plan;
@@ -37,6 +38,7 @@ use crate::env::{
 };
 use crate::ids::{Epoch, Moment, NodeId, SystemId};
 
+pub use guest::welcome_guest;
 pub use install::{Installation, NoPostgres};
 pub use plan::{Account, PostgresPlan};
 pub use session::read_secret;
