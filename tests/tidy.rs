@@ -304,6 +304,33 @@ fn every_link_of_the_documents_leads_somewhere() {
     assert_none("a link leads somewhere", &offences);
 }
 
+/// The cells of the rows of the table whose head begins so.
+fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|c| c.trim().into()).collect();
+    rows.take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+#[test]
+fn every_cell_of_the_guarantee_has_a_scenario() {
+    let safety = read("docs/safety.md");
+    let promises = table(&safety, "| fault | quorum-sync |");
+    let scenarios = table(&safety, "| fault | scenarios:");
+    assert!(!promises.is_empty(), "docs/safety.md has no table of the guarantee");
+    let faults = |rows: &[Vec<String>]| rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+    assert_eq!(faults(&promises), faults(&scenarios), "the tables have the same rows");
+    let mut offences = Vec::new();
+    for (promised, run) in promises.iter().zip(&scenarios) {
+        for (column, (promise, cell)) in promised.iter().zip(run).enumerate().skip(1) {
+            let links = cell.matches("](../scenarios/").count();
+            if links == 0 && promise != "—" {
+                offences.push(format!("{}, column {column}", promised[0]));
+            }
+        }
+    }
+    assert_none("what is promised is run", &offences);
+}
+
 #[test]
 fn the_documents_that_a_stranger_needs_exist() {
     let needed = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "docs/README.md"];

@@ -58,6 +58,12 @@ pub struct RunReport {
     pub lost: u64,
     /// Primacies after the first.
     pub failovers: u64,
+    /// Rewinds that were done.
+    pub rewinds: u64,
+    /// Clones that were done after the standbys' first ones.
+    pub clones: u64,
+    /// Who is primary in the end.
+    pub primary: Option<u64>,
     /// What the operator asked for and was told.
     pub orders: Vec<String>,
     /// What happened, one line per event; empty unless it was asked for.
@@ -155,20 +161,10 @@ impl Measured {
         gaps.into_iter().map(|gap| gap.lasted).collect()
     }
 
-    /// Compares with what the plan expects, and returns what is to be reported of the run: the
-    /// oracle's findings and the unmet expectations, or for a run that breaks a rule on purpose,
-    /// only that it went unnoticed.
+    /// Compares with what the plan expects, and returns the oracle's findings, in the order in
+    /// which they were made, and the unmet expectations after them.
     #[must_use]
     pub fn judge(&self, plan: &Plan, found: Vec<Violation>) -> Vec<Violation> {
-        if let Some(wanted) = &plan.expect.violation {
-            if found.iter().any(|violation| violation.invariant == *wanted) {
-                return Vec::new();
-            }
-            let others: Vec<String> = found.iter().map(|v| v.invariant.clone()).collect();
-            let others = if others.is_empty() { "nothing".into() } else { others.join(", ") };
-            let what = format!("a violation of {wanted} was expected, and {others} was found");
-            return vec![Violation { invariant: "expect".into(), at: self.ended, what }];
-        }
         let mut all = found;
         all.extend(self.unmet(plan));
         all
@@ -260,6 +256,23 @@ impl Measured {
 }
 
 impl RunReport {
+    /// Of a run that breaks a rule on purpose, and names the check that must notice, only this is
+    /// to be reported: that the first violation was another one, or that there was none.
+    #[must_use]
+    pub fn with_the_wanted_violation(mut self, plan: &Plan) -> Self {
+        let Some(wanted) = &plan.expect.violation else { return self };
+        let first = self.violations.first();
+        if first.is_some_and(|first| first.invariant == *wanted) {
+            self.violations.clear();
+            return self;
+        }
+        let other = first.map_or("nothing".into(), ToString::to_string);
+        let at = first.map_or(self.virtual_time, |first| first.at);
+        let what = format!("a violation of {wanted} was to come first, and this came: {other}");
+        self.violations = vec![Violation { invariant: "expect".into(), at, what }];
+        self
+    }
+
     /// Whether nothing went wrong.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -284,13 +297,15 @@ impl fmt::Display for RunReport {
         let longest = self.outages.iter().max().copied().unwrap_or_default();
         writeln!(
             f,
-            "seed {}: {:.1} virtual seconds, {} rows acknowledged, {} lost, {} failovers, longest \
-             write outage {:.2}s",
+            "seed {}: {:.1} virtual seconds, {} rows acknowledged, {} lost, {} failovers, \
+             {} rewinds, {} clones, longest write outage {:.2}s",
             self.seed,
             self.virtual_time.as_secs_f64(),
             self.acknowledged,
             self.lost,
             self.failovers,
+            self.rewinds,
+            self.clones,
             longest.as_secs_f64()
         )?;
         if self.overlap > Duration::ZERO || self.late > 0 {
@@ -328,6 +343,24 @@ mod tests {
         assert_eq!(lengths(Duration::ZERO, Duration::MAX), [1_800, 1_000]);
         assert_eq!(lengths(ms(2_500), Duration::MAX), [1_000]);
         assert_eq!(lengths(Duration::ZERO, ms(2_000)), [1_800]);
+    }
+
+    #[test]
+    fn a_broken_rule_is_proven_by_the_wanted_violation_and_by_no_other() {
+        let text = "claim = \"c\"\nduration = \"3s\"\n[expect]\nviolation = \"I3\"\n\
+                    [sabotage]\nname = \"share-epoch\"\n";
+        let plan = crate::scenario::read("test.toml", text).expect("a scenario").plan(0);
+        let judged = |found: &[&str]| {
+            let violations = found.iter().map(|name| Violation {
+                invariant: (*name).into(),
+                at: Duration::ZERO,
+                what: "it happened".into(),
+            });
+            let report = RunReport { violations: violations.collect(), ..RunReport::default() };
+            report.with_the_wanted_violation(&plan).is_clean()
+        };
+        assert!(judged(&["I3"]) && judged(&["I3", "I9"]));
+        assert!(!judged(&[]) && !judged(&["I9", "I3"]) && !judged(&["expect"]));
     }
 
     #[test]

@@ -115,7 +115,8 @@ pub struct Expect {
     pub clones: Option<Bounds>,
     /// Rare states that must have been reached.
     pub sometimes: BTreeSet<Sometimes>,
-    /// The run must violate this invariant, and no other outcome will do.
+    /// The first violation of the run must be this one, and no other outcome will do: the number
+    /// of an invariant, `expect`, `client`, `log` or `panic`.
     pub violation: Option<String>,
 }
 

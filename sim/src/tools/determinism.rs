@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use clap::Args;
+use serde_json::json;
 
 use crate::report::{RunOptions, Runner};
 use crate::scenario::{BadInput, read_file};
@@ -22,6 +23,9 @@ pub(super) struct DeterminismArgs {
     /// Let true entropy in on purpose; the check has to notice, and then ends well.
     #[arg(long)]
     canary: bool,
+    /// End with one JSON object on standard output, and print nothing else there.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -53,17 +57,24 @@ pub(super) fn determinism(runner: Runner, args: &DeterminismArgs) -> Result<Endi
             differing.push(seed);
         }
     }
-    let (count, differing) = (args.seeds.count(), differing.len() as u64);
-    println!("{count} seeds, run three times each: {differing} differ");
-    if !args.canary {
-        return Ok(if differing == 0 { Ending::Clean } else { Ending::Violation });
+    let count = args.seeds.count();
+    let unlike = differing.len() as u64;
+    let clean = unlike == if args.canary { count } else { 0 };
+    if args.json {
+        let object = json!({
+            "profile": args.profile, "seeds": count, "differing": differing,
+            "canary": args.canary, "clean": clean,
+        });
+        println!("{object}");
+    } else {
+        println!("{count} seeds, run three times each: {unlike} differ");
+        if args.canary && clean {
+            println!("the canary was caught in every seed, as it has to be");
+        } else if args.canary {
+            println!("the canary's entropy went unnoticed in {} seeds", count - unlike);
+        }
     }
-    if differing == count {
-        println!("the canary was caught in every seed, as it has to be");
-        return Ok(Ending::Clean);
-    }
-    println!("the canary's entropy went unnoticed in {} seeds", count - differing);
-    Ok(Ending::Violation)
+    Ok(if clean { Ending::Clean } else { Ending::Violation })
 }
 
 pub(super) fn trace_hash(runner: Runner, args: &TraceHashArgs) -> Result<Ending, BadInput> {

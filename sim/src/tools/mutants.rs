@@ -40,6 +40,8 @@ pub(super) struct MutantsArgs {
 struct Fate {
     saboteur: Saboteur,
     stage: String,
+    /// The check that has to notice, by the stage's word.
+    wanted: Option<String>,
     killed: Option<Kill>,
 }
 
@@ -65,7 +67,8 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
     let work = |saboteur: Saboteur| {
         let (document, file) = &stages[&saboteur];
         let killed = hunt(runner, document, saboteur, args.max_seeds);
-        Fate { saboteur, stage: file.clone(), killed }
+        let wanted = document.base().expect.violation.clone();
+        Fate { saboteur, stage: file.clone(), wanted, killed }
     };
     spread(args.jobs, wanted.into_iter(), work, |fate| {
         tell(&fate, args.max_seeds);
@@ -97,18 +100,22 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
             .filter_map(|fate| Some((saboteur_name(fate.saboteur), fate.killed.as_ref()?)))
             .map(|(name, kill)| (name, kill.by.invariant.clone()))
             .collect();
+        let wanted: BTreeMap<String, Option<String>> =
+            fates.iter().map(|fate| (saboteur_name(fate.saboteur), fate.wanted.clone())).collect();
         println!(
             "{}",
             json!({
                 "total": fates.len(), "killed": seeds.len(), "median_seeds": median,
                 "survivors": survivors, "seeds_to_kill": each, "killed_by": by,
+                "named_check": wanted,
             })
         );
     }
     Ok(if survivors.is_empty() { Ending::Clean } else { Ending::Violation })
 }
 
-/// The first seed whose run is clean with every rule kept and not clean with this one broken.
+/// The first seed whose run is clean with every rule kept, and with this one broken meets the
+/// violation that the stage names before any other.
 fn hunt(runner: Runner, document: &Document, saboteur: Saboteur, max_seeds: u64) -> Option<Kill> {
     let wanted = document.base().expect.violation.clone();
     for seed in 1..=max_seeds {
@@ -118,11 +125,11 @@ fn hunt(runner: Runner, document: &Document, saboteur: Saboteur, max_seeds: u64)
         plan.sabotage = None;
         let broken = RunOptions { sabotage: Some(saboteur), ..RunOptions::default() };
         let report = alone(runner, &plan, &broken);
-        let found = report
-            .violations
-            .into_iter()
-            .find(|violation| wanted.as_ref().is_none_or(|wanted| violation.invariant == *wanted));
-        let Some(by) = found else { continue };
+        let first = report.violations.into_iter().next();
+        let named = first.filter(|violation| {
+            wanted.as_ref().is_none_or(|wanted| violation.invariant == *wanted)
+        });
+        let Some(by) = named else { continue };
         if alone(runner, &plan, &RunOptions::default()).is_clean() {
             return Some(Kill { seeds: seed, seed, by });
         }
@@ -142,6 +149,9 @@ fn tell(fate: &Fate, max_seeds: u64) {
             "killed    {name:<32} {:>4} seeds, seed {} of {}: {}",
             kill.seeds, kill.seed, fate.stage, kill.by
         ),
-        None => eprintln!("SURVIVED  {name:<32} {max_seeds:>4} seeds of {}", fate.stage),
+        None => {
+            let named = fate.wanted.as_deref().unwrap_or("any check");
+            eprintln!("SURVIVED  {name:<32} {max_seeds:>4} seeds of {}: {named}", fate.stage);
+        }
     }
 }

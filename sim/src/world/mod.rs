@@ -79,7 +79,7 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
         let what = format!("an error was logged: {line}");
         report.violations.push(Violation { invariant: "log".into(), at: Duration::ZERO, what });
     }
-    report
+    report.with_the_wanted_violation(plan)
 }
 
 async fn live(world: &Arc<World>, canary: bool) -> Measured {
@@ -154,7 +154,7 @@ fn newcomers(plan: &Plan) -> impl Iterator<Item = NodeId> + '_ {
 
 /// First a majority alone, then everybody.
 async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured) {
-    if world.oracle.violations_total() > 0 && world.plan.expect.violation.is_none() {
+    if world.oracle.violations_total() > 0 {
         return;
     }
     measured.healed = world.plan.duration;
@@ -285,9 +285,7 @@ fn report(world: &World, measured: &Measured) -> RunReport {
         violation.at = violation.at.saturating_sub(began);
     }
     let mut violations = measured.judge(plan, found);
-    if plan.expect.violation.is_none() {
-        violations.extend(world.failed_expectations());
-    }
+    violations.extend(world.failed_expectations());
     let trace_hash = lock(&world.trace).hash();
     RunReport {
         seed: plan.seed,
@@ -302,6 +300,9 @@ fn report(world: &World, measured: &Measured) -> RunReport {
         late: measured.late,
         lost: measured.lost,
         failovers: measured.failovers,
+        rewinds: measured.rewinds,
+        clones: measured.clones,
+        primary: measured.last_primary.map(|node| node.0),
         orders: world.order_lines(),
         trace: world.trace_lines(),
     }
