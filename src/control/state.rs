@@ -123,7 +123,7 @@ pub struct Handover {
     pub former: Option<NodeId>,
     /// The wanted successor; `None` leaves the choice to the ranking.
     pub to: Option<NodeId>,
-    /// Whether anything was done for it: from here on it cannot be refused any more.
+    /// Whether anything was done for it: from here on the next primary tells how it ended.
     pub begun: bool,
 }
 

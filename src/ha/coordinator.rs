@@ -3,7 +3,7 @@
 //! Its memory begins with a leadership and ends with it; whatever must survive is in the control
 //! state. Each rule below is one question with one answer; `next_command` asks them in order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::{Command, ControlState, Handover, HandoverKind, OrderOutcome, VacateReason};
@@ -11,7 +11,7 @@ use crate::env::Side;
 use crate::ids::{Epoch, Moment, NodeId, Term, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
-use super::election::{Ballot, Obstacle};
+use super::election::{Ballot, Failure, Obstacle};
 use super::event::RequestId;
 use super::lease::LeaseLedger;
 use super::report::{Report, report_limit};
@@ -24,6 +24,9 @@ const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
 /// How long the first holder may take to create the database and to start it. One that cannot must
 /// not keep the others from it.
 const FOUNDING_LIMIT: Duration = Duration::from_secs(20);
+/// How long a holder that failed by itself comes last among equals. Longer than any fault that one
+/// node mends by itself; whoever has no equal is chosen all the same.
+const FAILURE_REMEMBERED: Duration = Duration::from_secs(60);
 /// The part of `max_lag` by which the primary advances before its position is noted.
 const PROGRESS_DIVISOR: u64 = 4;
 
@@ -57,8 +60,8 @@ pub(super) struct Coordinator {
     admits_since: Option<Moment>,
     /// Since when the holder reports without a lease.
     unleased_since: Option<Moment>,
-    /// Holders that did not become primary, since the last one that did.
-    failed: BTreeSet<NodeId>,
+    /// Holders that lost primacy by a fault of their own, and when.
+    failed: BTreeMap<NodeId, Failure>,
     /// The handover under way, and since when it is known.
     handover_since: Option<Moment>,
     sync: SyncWatch,
@@ -66,6 +69,16 @@ pub(super) struct Coordinator {
     pub(super) obstacle: Option<Obstacle>,
     /// When leadership or voters were last moved.
     pub(super) moved_at: Option<Moment>,
+}
+
+/// Whether the last holder could have gone on but for itself: among equals another one goes first.
+fn failed_by_itself(control: &ControlState) -> bool {
+    match &control.primacy.vacated {
+        Some(
+            VacateReason::NotPromoted | VacateReason::CannotRenew | VacateReason::PostgresFailed(_),
+        ) => true,
+        Some(VacateReason::Silent | VacateReason::Operator) | None => false,
+    }
 }
 
 impl Coordinator {
@@ -82,7 +95,7 @@ impl Coordinator {
             primary_position: None,
             admits_since: None,
             unleased_since: None,
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
             handover_since: None,
             sync: SyncWatch::default(),
             obstacle: None,
@@ -101,16 +114,12 @@ impl Coordinator {
             self.sync = SyncWatch::default();
             self.ledger.epoch_given(self.epoch);
         }
-        if control.timelines.contains_key(&self.epoch) {
-            self.failed.clear();
-        }
         let vacant = control.is_vacant() && self.epoch > Epoch::default();
-        if vacant
-            && self.vacant_since.is_none()
-            && control.primacy.vacated == Some(VacateReason::NotPromoted)
-        {
-            self.failed.extend(control.primacy.last_holder);
+        if vacant && self.vacant_since.is_none() && failed_by_itself(control) {
+            let failure = Failure { at: now, born: control.timelines.contains_key(&self.epoch) };
+            self.failed.extend(control.primacy.last_holder.map(|holder| (holder, failure)));
         }
+        self.failed.retain(|_, failure| now.since(failure.at) < FAILURE_REMEMBERED);
         self.vacant_since = vacant.then(|| self.vacant_since.unwrap_or(now));
         let handover = control.handover.is_some();
         self.handover_since = handover.then(|| self.handover_since.unwrap_or(now));

@@ -49,6 +49,15 @@ pub(super) enum Obstacle {
     GenesisOverData(NodeId),
 }
 
+/// How a holder failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    /// When that was noticed.
+    pub(super) at: Moment,
+    /// Whether it had become primary in the epoch that it lost.
+    pub(super) born: bool,
+}
+
 fn list(nodes: &BTreeSet<NodeId>) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -94,8 +103,8 @@ pub(super) struct Ballot<'a> {
     pub(super) lease_clear_at: Moment,
     /// How far the former primary is known to have got.
     pub(super) primary_position: Option<WalPosition>,
-    /// Who got primacy lately and did not become primary.
-    pub(super) failed: &'a BTreeSet<NodeId>,
+    /// Who lost primacy lately by a fault of its own.
+    pub(super) failed: &'a BTreeMap<NodeId, Failure>,
     /// The broken rule, in simulation.
     pub(super) sabotage: Sabotage,
 }
@@ -108,6 +117,24 @@ impl Ballot<'_> {
         }
         let reports = self.reports();
         self.await_the_living(&reports)?;
+        let wanted = self.control.handover.as_ref().and_then(|handover| handover.to);
+        let hopeless = |node: &NodeId| {
+            wanted != Some(*node) && self.failed.get(node).is_some_and(|failure| !failure.born)
+        };
+        if reports.keys().any(hopeless) {
+            // One that was given primacy in vain is as good as one that does not answer: where
+            // the others can do without what it has, they do, within the same bounds.
+            let others = reports.clone().into_iter().filter(|(node, _)| !hopeless(node)).collect();
+            let chosen = self.choose(others);
+            // What time alone will settle is waited for.
+            if matches!(chosen, Ok(_) | Err(Obstacle::LeaseUntil(_))) {
+                return chosen;
+            }
+        }
+        self.choose(reports)
+    }
+
+    fn choose(&self, reports: BTreeMap<NodeId, Option<WalPosition>>) -> Result<Command, Obstacle> {
         let holder = self.best(&reports).ok_or(Obstacle::NoCandidate)?;
         let clearance = self.clearance(holder, &reports)?;
         self.check_pause(holder)?;
@@ -139,7 +166,7 @@ impl Ballot<'_> {
             .filter(|node| self.alive.contains_key(node))
             .max_by_key(|node| {
                 let has_data = self.alive.get(node).is_some_and(|r| r.has_data);
-                (!self.failed.contains(node), has_data, self.priority(*node), Reverse(*node))
+                (!self.failed.contains_key(node), has_data, self.priority(*node), Reverse(*node))
             })
             .ok_or(Obstacle::NoCandidate)?;
         Ok(self.elect(holder, BTreeMap::new(), Clearance::LeaseOver))
@@ -211,7 +238,7 @@ impl Ballot<'_> {
                 wanted == Some(node),
                 leaving != Some(node),
                 self.control.is_candidate(node),
-                !self.failed.contains(&node),
+                !self.failed.contains_key(&node),
                 self.priority(node),
                 Reverse(node),
             )

@@ -210,18 +210,20 @@ impl Core {
     }
 
     fn on_failure(&mut self, busy: &Busy, why: &PostgresError, actions: &mut Vec<Action>) {
-        self.agent.failures = self.agent.failures.saturating_add(1);
-        let wait = RETRY_MIN * 2u32.saturating_pow(self.agent.failures.min(8) - 1);
-        self.agent.retry_at = self.now + wait.min(RETRY_MAX);
+        if matches!(busy.verb, Verb::Stop(_)) {
+            // It keeps a pace of its own, and holds up nothing that comes after it.
+            self.agent.stop_again_at = self.now + STOP_AGAIN;
+            self.agent.retry_at = self.agent.stop_again_at;
+        } else {
+            self.agent.failures = self.agent.failures.saturating_add(1);
+            let wait = RETRY_MIN * 2u32.saturating_pow(self.agent.failures.min(8) - 1);
+            self.agent.retry_at = self.now + wait.min(RETRY_MAX);
+        }
         self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         let for_good = !why.is_transient();
         if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby { .. })) {
             // Among others: a rewind that was cut short leaves a directory that only a copy mends.
             self.agent.needs_clone = true;
-        }
-        if matches!(busy.verb, Verb::Stop(_)) {
-            self.agent.stop_again_at = self.now + STOP_AGAIN;
-            self.timers.set_no_later(Timer::AgentReview, self.agent.stop_again_at);
         }
         actions.push(Action::Say(format!("{} failed: {why}", busy.verb)));
         self.agent.trouble = Some(format!("{} failed: {why}", busy.verb));

@@ -1,11 +1,11 @@
 //! Who is elected, and what stands in the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, VacateReason};
 use crate::ha::Report;
-use crate::ha::election::{Ballot, Obstacle};
+use crate::ha::election::{Ballot, Failure, Obstacle};
 use crate::ids::{CommandId, Epoch, NodeId, WalPosition};
 use crate::sabotage::Sabotage;
 
@@ -15,12 +15,20 @@ struct Given {
     now_ms: u64,
     lease_clear_ms: u64,
     primary_position: Option<WalPosition>,
+    failed: BTreeMap<NodeId, Failure>,
 }
 
 impl Given {
     fn after_a_failure(nodes: u64, mode: Mode, reports: Vec<Report>) -> Self {
         let control = vacated(nodes, mode);
-        Self { control, reports, now_ms: 5_000, lease_clear_ms: 4_000, primary_position: None }
+        Self {
+            control,
+            reports,
+            now_ms: 5_000,
+            lease_clear_ms: 4_000,
+            primary_position: None,
+            failed: BTreeMap::new(),
+        }
     }
 
     fn decide(&self) -> Result<Command, Obstacle> {
@@ -33,7 +41,7 @@ impl Given {
             vacant_since: at(1_000),
             lease_clear_at: at(self.lease_clear_ms),
             primary_position: self.primary_position,
-            failed: &BTreeSet::new(),
+            failed: &self.failed,
             sabotage: Sabotage::NONE,
         };
         ballot.decide()
@@ -55,6 +63,28 @@ fn the_most_advanced_is_elected_whatever_its_priority() {
     assert_eq!(given.elected(), (NodeId(3), Clearance::LeaseOver));
     given.reports = vec![detached(2, 101), detached(3, 101)];
     assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn a_holder_that_failed_by_itself_is_the_last_among_equals() {
+    let reports = vec![detached(1, 100), detached(2, 100), detached(3, 100)];
+    let mut given = Given::after_a_failure(3, Mode::Async, reports);
+    assert_eq!(given.elected().0, NodeId(1));
+    given.failed = BTreeMap::from([(NodeId(1), Failure { at: at(900), born: true })]);
+    assert_eq!(given.elected().0, NodeId(2));
+    given.reports[0] = detached(1, 101);
+    assert_eq!(given.elected().0, NodeId(1), "what only it has counts for more");
+}
+
+#[test]
+fn a_holder_that_never_became_primary_is_passed_over_where_the_others_suffice() {
+    let reports = vec![detached(1, 900), detached(2, 100), detached(3, 100)];
+    let mut given = Given::after_a_failure(3, Mode::Async, reports);
+    given.failed = BTreeMap::from([(NodeId(1), Failure { at: at(900), born: false })]);
+    assert_eq!(given.elected().0, NodeId(2));
+    given.primary_position = Some(position(1, 900));
+    given.control.settings.max_lag_bytes = 700;
+    assert_eq!(given.elected().0, NodeId(1), "the bound on loss holds");
 }
 
 #[test]
@@ -232,6 +262,7 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
         now_ms: 0,
         lease_clear_ms: 0,
         primary_position: None,
+        failed: BTreeMap::new(),
     };
     assert_eq!(given.decide(), Err(Obstacle::GenesisAwaits([NodeId(3)].into())));
     given.reports.push(empty(3));
