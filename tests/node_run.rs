@@ -1,0 +1,138 @@
+//! Nodes as processes, with real Postgres: that they come up, give way, and go without a trace.
+#![allow(clippy::disallowed_methods, reason = "it waits for processes of the real machine")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A temporary folder of a test's own, which the server's account can get through.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("node-run-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        Self(folder)
+    }
+
+    fn is_empty(&self) -> bool {
+        fs::read_dir(&self.0).expect("it is there").next().is_none()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn demo(folder: &Folder, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+    command.arg("demo").args(arguments).env("TMPDIR", &folder.0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Every process whose command line names something below `folder`.
+fn processes(folder: &Path) -> Vec<String> {
+    let wanted = folder.display().to_string();
+    let entries = fs::read_dir("/proc").expect("a system with processes").flatten();
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(&wanted)).collect()
+}
+
+#[track_caller]
+fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until the cluster of a demonstration has a primary, and returns its folder.
+fn await_a_primary(folder: &Folder) -> PathBuf {
+    let mut found = None;
+    within(Duration::from_secs(60), "a primary", || {
+        let demo = fs::read_dir(&folder.0).expect("it is there").flatten().next();
+        let Some(demo) = demo.map(|entry| entry.path()) else { return false };
+        let is_primary = |log: &Path| {
+            fs::read_to_string(log).is_ok_and(|text| text.contains("preparing -> primary"))
+        };
+        let up = (1..=3).any(|number| is_primary(&demo.join(format!("n{number}/log"))));
+        found = Some(demo);
+        up
+    });
+    found.expect("it was found")
+}
+
+#[test]
+fn the_demonstration_serves_loses_nothing_and_leaves_nothing_behind() {
+    let folder = Folder::new("demo");
+    let output = demo(&folder, &["--seconds", "3"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{complaint}");
+    assert!(said.contains(" acknowledged, 0 lost; outages: none"), "{said}");
+    assert!(said.contains("psql 'postgresql://demo:"), "{said}");
+    assert!(folder.is_empty(), "its folder is left");
+    assert_eq!(processes(&folder.0), Vec::<String>::new());
+}
+
+#[test]
+fn a_demonstration_that_is_killed_takes_its_nodes_guards_and_servers_with_it() {
+    let folder = Folder::new("killed");
+    let mut demo: Child = demo(&folder, &[]).spawn().expect("it runs");
+    await_a_primary(&folder);
+    demo.kill().expect("it runs still");
+    demo.wait().expect("it was started here");
+    within(Duration::from_secs(20), "every process is gone", || processes(&folder.0).is_empty());
+}
+
+#[test]
+fn a_node_that_cannot_run_says_why_in_one_sentence() {
+    let folder = Folder::new("cannot");
+    let secret = folder.0.join("secret");
+    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&secret, private).expect("it is ours");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().expect("it has one").to_string();
+    let at = |name: &str| folder.0.join(name).display().to_string();
+    let run = |settings: &[String]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        command.args(["run", "--config", "/dev/null"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let output = command.output().expect("it was built with this test");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{said}");
+        (output.status.code(), said)
+    };
+    let member = |peers: &str| {
+        vec![
+            "cluster=c".to_owned(),
+            "node=1".to_owned(),
+            format!("state_dir={}", at("state")),
+            format!("members.1.peers={peers}"),
+            "members.1.postgres=127.0.0.1:5499".to_owned(),
+            format!("postgres.data_dir={}", at("state/data")),
+            format!("postgres.secret_file={}", secret.display()),
+        ]
+    };
+    let (code, said) = run(&member(&taken));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("cannot listen at {taken} to the other members")), "{said}");
+    let mut no_server = member("127.0.0.1:7498");
+    no_server.push("postgres.bin_dir=/nowhere".to_owned());
+    let (code, said) = run(&no_server);
+    assert_ne!(code, Some(0), "{said}");
+    assert!(said.contains("/nowhere"), "{said}");
+    let (code, said) = run(&["cluster=c".to_owned()]);
+    assert_eq!(code, Some(2), "{said}");
+}
