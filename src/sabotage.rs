@@ -60,6 +60,7 @@ saboteurs! {
     InitialiseOverRecord,
     FoundOverData,
     LeadershipStaysOnPrimary,
+    ForgetParameters,
     NeverElect,
     ReportBeforeDetached,
     HandOverUnclean,

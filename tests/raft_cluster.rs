@@ -87,6 +87,12 @@ impl Postgres for Absent {
     async fn set_sync(&self, _: &SyncNames) -> Result<(), PostgresError> {
         match *self {}
     }
+    async fn configure(
+        &self,
+        _: &std::collections::BTreeMap<String, String>,
+    ) -> Result<(), PostgresError> {
+        Ok(())
+    }
     async fn admit(&self) -> Result<(), PostgresError> {
         match *self {}
     }

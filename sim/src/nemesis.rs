@@ -457,7 +457,8 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             | Order::Add { .. }
             | Order::SetMode(_)
             | Order::SetLease(_)
-            | Order::SetMaxLag(_) => Some(order.clone()),
+            | Order::SetMaxLag(_)
+            | Order::SetParameter(..) => Some(order.clone()),
         };
         let Some(named) = named else {
             self.machines.note(format!("nobody to ask for: {order:?}"));

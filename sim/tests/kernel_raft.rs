@@ -60,6 +60,9 @@ impl Postgres for Nothing {
     async fn set_sync(&self, _: &SyncNames) -> Result<()> {
         unreachable!("there is no server")
     }
+    async fn configure(&self, _: &std::collections::BTreeMap<String, String>) -> Result<()> {
+        Ok(())
+    }
     async fn admit(&self) -> Result<()> {
         unreachable!("there is no server")
     }

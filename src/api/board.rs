@@ -164,6 +164,7 @@ impl StatusBoard {
                 | Action::SendHeartbeat { .. }
                 | Action::ConfirmLeadership { .. }
                 | Action::AnswerHeartbeat { .. }
+                | Action::AnswerChore { .. }
                 | Action::Propose { .. }
                 | Action::TransferLeadership { .. }
                 | Action::ChangeVoters { .. } => {}
@@ -255,6 +256,7 @@ impl Snapshot {
             | Event::Control(_)
             | Event::GuardArmed { .. }
             | Event::ReadConfirmed { .. }
+            | Event::Chore { .. }
             | Event::Proposed { .. } => {}
         }
         for action in actions {

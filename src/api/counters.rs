@@ -73,6 +73,7 @@ impl Counters {
             | Event::Wake
             | Event::Raft(_)
             | Event::LeadershipReady { .. }
+            | Event::Chore { .. }
             | Event::Observed { .. }
             | Event::Heartbeat { .. }
             | Event::ReadConfirmed { .. }
@@ -149,6 +150,7 @@ fn name(verb: &Verb) -> &'static str {
         Verb::Detach => "detach",
         Verb::SetSync(_) => "set_sync",
         Verb::Admit => "admit",
+        Verb::Configure(_) => "configure",
         Verb::Stop(StopHow::Fast) => "stop_fast",
         Verb::Stop(StopHow::Immediate) => "stop_immediate",
     }

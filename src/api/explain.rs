@@ -58,6 +58,10 @@ impl Subject<'_> {
                     self.explain_standby(report, &mut said);
                 }
                 said.waits_for.extend(report.trouble.clone());
+                if !report.pending_restart.is_empty() {
+                    let names = report.pending_restart.join(", ");
+                    said.waits_for.push(format!("a restart of its Postgres, for {names}"));
+                }
             }
         }
         self.explain_cluster(&mut said);

@@ -39,8 +39,10 @@ use axum::routing::{MethodRouter, get, patch, post};
 pub use access::{Access, Caller, TokenCheck};
 pub use board::{RoleChange, Snapshot, StatusBoard};
 pub use counters::Counters;
-pub use operator::{Desk, Operator, OrderEnd, Reported};
+pub use operator::{Desk, Operator, OrderEnd, Reported, Vet};
 pub use status::{MemberStatus, Status};
+
+use crate::ha::Chore;
 
 use answer::{Refusal, plain, with_json};
 use health::{Check, Conditions, LagOf};
@@ -283,22 +285,14 @@ async fn delete_member(
     orders::remove_member(&shared.0.sources, &name, body).await
 }
 
-/// What the core has no action for is said to be missing, never pretended.
-fn missing(what: &str) -> Refusal {
-    Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("this version cannot {what}"))
+async fn post_restart(State(shared): State<Shared>, body: Body) -> Result<Response, Refusal> {
+    orders::chore(&shared.0.sources, Chore::Restart, body).await
 }
 
-async fn post_restart() -> Refusal {
-    missing("restart a Postgres on request: switch over first, and restart its node")
+async fn post_reload(State(shared): State<Shared>, body: Body) -> Result<Response, Refusal> {
+    orders::chore(&shared.0.sources, Chore::Reload, body).await
 }
 
-async fn post_reload() -> Refusal {
-    missing("reload a Postgres on request")
-}
-
-async fn post_reinitialize() -> Refusal {
-    missing(
-        "copy a standby anew on request: stop its node, move its data directory away, and start \
-         it; a copy is made",
-    )
+async fn post_reinitialize(State(shared): State<Shared>, body: Body) -> Result<Response, Refusal> {
+    orders::chore(&shared.0.sources, Chore::Reinitialise, body).await
 }

@@ -5,6 +5,7 @@
 //! harmless, so a lost answer is asked for again instead of being guessed at. It speaks through the
 //! [`Network`] that the members speak through, whichever that is; it decides nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use openraft_rt::AsyncRuntime;
 
 use crate::control::{Applied, Command, Order, OrderOutcome};
 use crate::env::{Clock, Entropy, Network, NetworkError, Peer};
+use crate::ha::Chore;
 use crate::ids::{CommandId, Incarnation, Moment, NodeId};
 use crate::runtime::wire::{Heard, Request, Response};
 
@@ -83,6 +85,10 @@ pub trait Desk: Send + Sync + 'static {
     fn carry_out(&self, id: CommandId, order: Order) -> BoxFuture<'_, OrderEnd>;
     /// Asks whoever leads what the members last said; a sentence where nobody answers.
     fn reports(&self) -> BoxFuture<'_, Result<Reported, String>>;
+    /// Asks a member to do something to its own Postgres: what it will do, or why not.
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>>;
+    /// Whether this machine's server would start with these parameters, and if not, why.
+    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>>;
     /// Asks a machine that is to be admitted which store it runs on.
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>>;
 }
@@ -93,8 +99,13 @@ pub struct Operator<Rt, N, C, R> {
     network: N,
     clock: C,
     entropy: R,
+    vet: Vet,
     runtime: PhantomData<fn() -> Rt>,
 }
+
+/// Tries parameters on this machine's server. Where there is none, everything passes.
+pub type Vet =
+    Arc<dyn Fn(BTreeMap<String, String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 impl<Rt, N, C, R> fmt::Debug for Operator<Rt, N, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +135,20 @@ where
     /// A desk that reads `board` and speaks through `network`, as the member that owns both.
     #[must_use]
     pub fn new(board: Arc<StatusBoard>, network: N, clock: C, entropy: R) -> Self {
-        Self { board, network, clock, entropy, runtime: PhantomData }
+        let vet: Vet = Arc::new(|_| async { Ok(()) }.boxed());
+        Self { board, network, clock, entropy, vet, runtime: PhantomData }
+    }
+
+    /// Parameters are tried like this before they are ordered.
+    #[must_use]
+    pub fn trying(self, vet: Vet) -> Self {
+        Self { vet, ..self }
+    }
+
+    fn member(&self, node: NodeId) -> Option<Peer> {
+        let control = self.board.snapshot().control.clone();
+        let member = control.members.get(&node)?;
+        Some(Peer { node, address: member.address.clone(), incarnation: member.incarnation })
     }
 
     /// Whoever leads, as far as is known here.
@@ -206,7 +230,8 @@ where
                 | Response::Transferred(_)
                 | Response::Heartbeat(_)
                 | Response::Hello { .. }
-                | Response::Reports { .. },
+                | Response::Reports { .. }
+                | Response::TakenOn(_),
             ) => Told::Perhaps(format!("{} answers another question", leader.node)),
             Err(why) if why.outcome_unknown() => Told::Perhaps(why.to_string()),
             Err(why) => Told::No(why.to_string()),
@@ -281,6 +306,23 @@ where
             }
         }
         .boxed()
+    }
+
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>> {
+        async move {
+            let peer = self.member(node).ok_or_else(|| format!("{node} is no member"))?;
+            match self.network.call(&peer, Request::Chore(chore), ASK_DEADLINE).await {
+                Ok(Response::TakenOn(what)) => Ok(what),
+                Ok(Response::Refused(why)) => Err(why),
+                Ok(_) => Err(format!("{node} answers another question")),
+                Err(why) => Err(why.to_string()),
+            }
+        }
+        .boxed()
+    }
+
+    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>> {
+        (self.vet)(parameters)
     }
 
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>> {

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::control::{ControlState, Member, MemberKind, Order};
+use crate::ha::Chore;
 use crate::ids::{CommandId, Incarnation, NodeId};
 
 use super::answer::{Refusal, with_json};
@@ -131,12 +132,36 @@ pub(super) async fn failover(sources: &Sources, body: Body) -> Result<Response, 
     give(sources, id, Order::Failover { to, accept_data_loss }).await
 }
 
+/// `POST /restart`, `/reload` and `/reinitialize`: of the member that is asked, or of `node`.
+pub(super) async fn chore(
+    sources: &Sources,
+    chore: Chore,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let mut fields = Fields(object(body).await?);
+    let node = fields.node("node")?.unwrap_or(sources.board.snapshot().node);
+    // A repetition is harmless, so the name is of no use; nor is Patroni's word for haste.
+    let _ = (fields.id(&*sources.desk)?, fields.flag("force")?);
+    fields.end()?;
+    match sources.desk.chore(node, chore).await {
+        Ok(what) => Ok(with_json(StatusCode::OK, &json!({ "message": what }))),
+        Err(why) => Err(Refusal::new(StatusCode::CONFLICT, why)),
+    }
+}
+
 /// `PATCH /config`.
 pub(super) async fn configure(sources: &Sources, body: Body) -> Result<Response, Refusal> {
     let mut fields = Fields(object(body).await?);
     let id = fields.id(&*sources.desk)?;
     let present = sources.board.snapshot().control.settings.clone();
     let order = settings::order(&fields.0, &present).map_err(Refusal::bad)?;
+    if let Order::Configure(change) = &order
+        && !change.parameters.is_empty()
+    {
+        let set = |(name, value): (&String, &Option<String>)| Some((name.clone(), value.clone()?));
+        let tried = change.parameters.iter().filter_map(set).collect();
+        sources.desk.vet(tried).await.map_err(Refusal::bad)?;
+    }
     give(sources, id, order).await
 }
 

@@ -1,7 +1,9 @@
 //! The configuration in the words of those who work by it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::control::Settings;
 use crate::os::guard::GuardPlan;
 use crate::os::net::Identity;
 use crate::runtime::{FoundingMember, NodeConfig, SNAPSHOT_EVERY};
@@ -27,12 +29,17 @@ impl Config {
             node: self.node,
             cluster: self.cluster.clone(),
             founding: founding.collect(),
-            settings: self.settings.clone(),
+            settings: Settings { parameters: self.parameters(), ..self.settings.clone() },
             raft_heartbeat_ms: self.raft.heartbeat_ms,
             raft_election_ms: (self.raft.election_min_ms, self.raft.election_max_ms),
             raft_snapshot_every: SNAPSHOT_EVERY,
             sabotage: Sabotage::NONE,
         }
+    }
+
+    /// The parameters that the cluster begins with.
+    fn parameters(&self) -> BTreeMap<String, String> {
+        self.postgres.as_ref().map(|postgres| postgres.parameters.clone()).unwrap_or_default()
     }
 
     /// Who this member is to the others.

@@ -90,6 +90,7 @@ impl Loaded {
             port: postgres.address.port(),
             account: account.transpose()?,
             secret: secret.0.clone(),
+            superuser: postgres.superuser.clone(),
             access: postgres.hba.clone(),
             parameters: postgres.parameters.clone(),
         }))

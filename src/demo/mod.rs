@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use crate::api::Status;
+use crate::control::Mode;
 use crate::os::postgres::welcome_guest;
 
 use nodes::Nodes;
@@ -27,14 +28,14 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the demonstration: until a signal, or for this long.
-pub async fn run(lasts: Option<Duration>) -> Result<(), String> {
+pub async fn run(mode: Mode, lasts: Option<Duration>, json: bool) -> Result<(), String> {
     let told = |error: std::io::Error| format!("no signals: {error}");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(told)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(told)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(told)?;
-    let mut nodes = Nodes::start()?;
+    let mut nodes = Nodes::start(mode)?;
     let ended = tokio::select! {
-        ended = show(&mut nodes, lasts) => ended,
+        ended = show(&mut nodes, lasts, json) => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = hang_up.recv() => Ok(()),
@@ -43,9 +44,9 @@ pub async fn run(lasts: Option<Duration>) -> Result<(), String> {
     ended
 }
 
-async fn show(nodes: &mut Nodes, lasts: Option<Duration>) -> Result<(), String> {
+async fn show(nodes: &mut Nodes, lasts: Option<Duration>, json: bool) -> Result<(), String> {
     let began = Instant::now();
-    let mut screen = Screen::new(nodes.installation());
+    let mut screen = Screen::new(nodes.installation(), json);
     let mut writer: Option<Writer> = None;
     loop {
         nodes.restart_the_dead()?;

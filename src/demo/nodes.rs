@@ -13,6 +13,7 @@ use axum::http::Method;
 use tokio::time::{Instant, sleep};
 
 use crate::api::Status;
+use crate::control::Mode;
 use crate::env::Entropy;
 use crate::os::OsEntropy;
 use crate::os::http::HttpRequest;
@@ -39,6 +40,7 @@ pub(super) struct Guest {
 pub(super) struct Nodes {
     folder: PathBuf,
     installation: Installation,
+    mode: Mode,
     nodes: Vec<Node>,
     secret: String,
     guest: Guest,
@@ -60,7 +62,7 @@ enum Process {
 
 impl Nodes {
     /// Makes a folder and starts the nodes in it.
-    pub(super) fn start() -> Result<Self, String> {
+    pub(super) fn start(mode: Mode) -> Result<Self, String> {
         let installation = Installation::find(None).map_err(|_| no_postgres())?;
         remove_those_of_the_dead();
         let folder = std::env::temp_dir().join(format!("{NAME}{}", std::process::id()));
@@ -70,7 +72,7 @@ impl Nodes {
         let ports = free_ports(MEMBERS * 3).map_err(told)?;
         let secret = password();
         let guest = Guest { role: "demo".into(), password: password() };
-        let mut cluster = Self { folder, installation, nodes: Vec::new(), secret, guest };
+        let mut cluster = Self { folder, installation, mode, nodes: Vec::new(), secret, guest };
         let told = |error: io::Error| format!("the nodes cannot be started: {error}");
         cluster.lay_out(&ports).map_err(told)?;
         Ok(cluster)
@@ -91,6 +93,10 @@ impl Nodes {
 
     fn configuration(&self, number: usize, ports: &[u16]) -> String {
         let folder = self.folder.display();
+        let mode = match self.mode {
+            Mode::Async => "async",
+            Mode::QuorumSync => "quorum-sync",
+        };
         let mut text = format!(
             "cluster = \"demo\"\nnode = {number}\nstate_dir = \"{folder}/n{number}/state\"\n"
         );
@@ -107,7 +113,7 @@ impl Nodes {
              data_dir = \"{folder}/n{number}/state/data\"\nsecret_file = \"{folder}/secret\"\n\
              hba = [\"host {role} {role} 127.0.0.1/32 scram-sha-256\"]\n\n\
              [postgres.parameters]\nshared_buffers = \"32MB\"\n\n\
-             [settings]\nmode = \"quorum-sync\"\n"
+             [settings]\nmode = \"{mode}\"\n"
         );
         text
     }

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serde_json::json;
+
 use crate::api::Status;
 use crate::cli::client::status_table;
 use crate::os::postgres::Installation;
@@ -18,6 +20,7 @@ type Shown = (Option<String>, u64, Option<usize>, usize);
 
 pub(super) struct Screen {
     live: bool,
+    json: bool,
     server: String,
     /// What was last shown where nothing can be drawn over.
     shown: Option<Shown>,
@@ -25,9 +28,9 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new(installation: &Installation) -> Self {
+    pub(super) fn new(installation: &Installation, json: bool) -> Self {
         let server = installation.to_string();
-        Self { live: io::stdout().is_terminal(), server, shown: None, explained: false }
+        Self { live: io::stdout().is_terminal(), json, server, shown: None, explained: false }
     }
 
     /// On a terminal over and over; elsewhere where something has changed.
@@ -76,7 +79,15 @@ impl Screen {
 
     /// What came of it.
     pub(super) fn sum_up(&self, written: &Written) -> Result<(), String> {
-        say(&format!("\n{}\n", sentence(written)));
+        if self.json {
+            let outages: Vec<u128> =
+                written.outages.iter().map(|(_, gap)| gap.as_millis()).collect();
+            let Written { acknowledged, lost, .. } = written;
+            let told = json!({ "acknowledged": acknowledged, "lost": lost, "outages_ms": outages });
+            say(&format!("{told}\n"));
+        } else {
+            say(&format!("\n{}\n", sentence(written)));
+        }
         match written.lost {
             Some(0) | None => Ok(()),
             Some(lost) => Err(format!("{lost} acknowledged rows are gone")),

@@ -6,7 +6,7 @@
 //! Where the contract asks for something in particular, a real server was seen to behave otherwise:
 //! `docs/postgres.md` has what was measured and what an implementation does about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -246,6 +246,10 @@ pub struct Observation {
     pub sync: SyncNames,
     /// Whether clients are let in.
     pub admits: bool,
+    /// The parameters of the cluster's that it was given last.
+    pub parameters: BTreeMap<String, String>,
+    /// Those whose new values wait for a restart.
+    pub pending_restart: Vec<String>,
 }
 
 impl Observation {
@@ -335,6 +339,15 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     /// releases commits by its own copy. `observe` shows it from then on, not earlier. Calling it
     /// twice is harmless. Cancelled, either may be in force.
     fn set_sync(&self, sync: &SyncNames) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Gives the server these parameters of the cluster's, and takes away those that it had from an
+    /// earlier call: durably, and in force when this returns where the server runs and can take
+    /// them up; `observe` names those that wait for a restart. A value that it would not start with
+    /// is refused, and everything stays as it was. Calling twice is harmless.
+    fn configure(
+        &self,
+        parameters: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Lets clients in. Calling twice is harmless; a restart shuts them out again.
     fn admit(&self) -> impl Future<Output = Result<(), PostgresError>> + Send;

@@ -3,6 +3,7 @@
 //! An action leaves nothing to choose. The driver executes them in order; those that take time are
 //! started in order and end with an event.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -35,6 +36,8 @@ pub enum Verb {
     SetSync(SyncNames),
     /// Let clients in.
     Admit,
+    /// Give it the cluster's parameters.
+    Configure(BTreeMap<String, String>),
     /// Stop it.
     Stop(StopHow),
 }
@@ -92,6 +95,13 @@ pub enum Action {
         request: RequestId,
         /// How.
         answer: HeartbeatAnswer,
+    },
+    /// Answer an operator who asked something of this member's Postgres.
+    AnswerChore {
+        /// Which request.
+        request: RequestId,
+        /// What will be done, or why nothing is.
+        answer: Result<String, String>,
     },
     /// Put a command to the consensus log; ends with `Proposed`.
     Propose {
@@ -153,6 +163,7 @@ impl Verb {
             | Self::Detach
             | Self::SetSync(_)
             | Self::Admit
+            | Self::Configure(_)
             | Self::Stop(_) => false,
         }
     }
@@ -176,6 +187,7 @@ impl fmt::Display for Verb {
             Self::Detach => f.write_str("detach"),
             Self::SetSync(sync) => write!(f, "set sync {sync}"),
             Self::Admit => f.write_str("admit clients"),
+            Self::Configure(_) => f.write_str("set the cluster's parameters"),
             Self::Stop(how) => write!(f, "stop {how:?}"),
         }
     }
@@ -197,6 +209,7 @@ impl fmt::Display for Action {
                 Some(epoch) => write!(f, "grant {epoch}"),
                 None => f.write_str("answer"),
             },
+            Self::AnswerChore { answer: Ok(what) | Err(what), .. } => f.write_str(what),
             Self::Propose { id, command, .. } => write!(f, "{id} propose: {command}"),
             Self::TransferLeadership { to } => write!(f, "transfer leadership to {to}"),
             Self::ChangeVoters { voters } => write!(f, "change voters to {voters:?}"),

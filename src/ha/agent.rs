@@ -3,6 +3,7 @@
 //!
 //! It decides nothing; `desire` and `fencing` do, from what is kept here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::control::ControlState;
@@ -105,6 +106,14 @@ pub(super) struct Agent {
     pub(super) failures: u32,
     /// A rewind or a start failed for good: only a copy helps.
     pub(super) needs_clone: bool,
+    /// The parameters that its Postgres did not take, and why.
+    pub(super) not_taken: Option<(BTreeMap<String, String>, String)>,
+    /// An operator wants its Postgres to be restarted.
+    pub(super) restart_wanted: bool,
+    /// An operator wants its Postgres to read its files again.
+    pub(super) reload_wanted: bool,
+    /// An operator wants its directory to be replaced by a copy.
+    pub(super) copy_wanted: bool,
     /// The proposal under way.
     pub(super) proposal: Option<(ActionId, Moment)>,
     /// The promise made for a vacancy, and the position that goes with it.
@@ -149,6 +158,10 @@ impl Agent {
             cut_short: false,
             failures: 0,
             needs_clone: false,
+            not_taken: None,
+            restart_wanted: false,
+            reload_wanted: false,
+            copy_wanted: false,
             proposal: None,
             detached: None,
             tail: None,
@@ -225,6 +238,7 @@ impl Agent {
 
     /// A stop has returned: whatever the last look saw, no process exists any more.
     pub(super) fn note_stopped(&mut self) {
+        self.restart_wanted = false;
         self.attachment = Attachment::Cleared;
         self.unseen = None;
         if let Some((observation, _)) = &mut self.observed {
@@ -244,6 +258,12 @@ impl Agent {
     /// Whether it is being made a primary right now.
     fn is_promoting(&self) -> bool {
         self.busy.as_ref().is_some_and(|busy| busy.verb.makes_primary())
+    }
+
+    /// What a person should know.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let not_taken = self.not_taken.as_ref().map(|(_, why)| why.clone());
+        self.trouble.clone().or(not_taken)
     }
 
     /// Whether Postgres may receive anything by itself from here on.
@@ -292,7 +312,8 @@ impl Agent {
             leased: self.lease.is_some_and(|lease| {
                 lease.covers(control.primacy.epoch, now, &control.settings.timing)
             }),
-            trouble: self.trouble.clone(),
+            trouble: self.trouble(),
+            pending_restart: seen.map_or_else(Vec::new, |o| o.pending_restart.clone()),
         }
     }
 }

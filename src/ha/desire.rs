@@ -52,6 +52,36 @@ pub(super) struct Situation<'a> {
 impl Situation<'_> {
     /// The decision.
     pub(super) fn desire(&self) -> Desire {
+        let next = self.of_role();
+        match next {
+            // What is only a setting waits for everything else.
+            Desire::Rest | Desire::Look(_) | Desire::Do(Verb::Start(_)) => {
+                self.housekeeping().unwrap_or(next)
+            }
+            Desire::Do(_) | Desire::Propose(_) | Desire::Trouble(_) => next,
+        }
+    }
+
+    /// Parameters, and a restart that an operator asked for.
+    fn housekeeping(&self) -> Option<Desire> {
+        let ours = self.seen.system.is_some() && self.seen.system == self.control.system;
+        let able = matches!(self.seen.process, Process::Up | Process::Down { .. });
+        if !ours || !able || is_strangers(self.agent, self.control) {
+            return None;
+        }
+        let wanted = &self.control.settings.parameters;
+        if self.sabotage.is(Saboteur::ForgetParameters) {
+            return None;
+        }
+        let refused = self.agent.not_taken.as_ref().is_some_and(|(refused, _)| refused == wanted);
+        if (self.seen.parameters != *wanted && !refused) || self.agent.reload_wanted {
+            return Some(Desire::Do(Verb::Configure(wanted.clone())));
+        }
+        let restart = self.agent.restart_wanted && self.seen.process == Process::Up;
+        restart.then_some(Desire::Do(Verb::Stop(StopHow::Fast)))
+    }
+
+    fn of_role(&self) -> Desire {
         let Some(member) = self.control.members.get(&self.me) else { return self.outside() };
         if member.kind == MemberKind::Witness {
             return Desire::Rest;
@@ -232,7 +262,8 @@ impl Situation<'_> {
             return Desire::Do(if builds { Verb::Initialise } else { Verb::Clone(upstream) });
         }
         // What this cluster's own first start left behind, which is set aside.
-        if self.is_foreign() || self.agent.needs_clone || self.agent.starved.is_some() {
+        let copy = self.agent.needs_clone || self.agent.copy_wanted || self.agent.starved.is_some();
+        if self.is_foreign() || copy {
             return self.when_down(Verb::Clone(upstream));
         }
         match self.relation() {

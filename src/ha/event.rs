@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::control::{Applied, ControlState};
 use crate::env::{Armed, Observation, Outcome, RewindReport};
 use crate::ids::{ActionId, Epoch, Moment, NodeId, Term};
@@ -14,6 +16,28 @@ use super::report::Report;
 /// A member's request, numbered by the runtime, that waits for the core's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
+
+/// What an operator may ask of one member for its own Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Chore {
+    /// Stop it and start it again.
+    Restart,
+    /// Have it read its files again.
+    Reload,
+    /// Replace its data directory by a copy of the primary's.
+    Reinitialise,
+}
+
+impl fmt::Display for Chore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restart => "restart",
+            Self::Reload => "reload",
+            Self::Reinitialise => "fresh copy",
+        })
+    }
+}
 
 /// How many entries of the log a member may lack and still be handed leadership, or a vote: what a
 /// busy leader has under way. A voter without the log would be of no use to the quorum it is in.
@@ -115,6 +139,13 @@ pub enum Event {
         /// The term in which it was confirmed; `None` when it was not.
         term: Option<Term>,
     },
+    /// An operator asks something of this member's own Postgres.
+    Chore {
+        /// For the answer.
+        request: RequestId,
+        /// What.
+        chore: Chore,
+    },
     /// A proposal ended.
     Proposed {
         /// Which one.
@@ -186,6 +217,7 @@ impl fmt::Display for Event {
             Self::HeartbeatAnswered { to, answer: None, .. } => write!(f, "{to} silent"),
             Self::ReadConfirmed { term: Some(t), .. } => write!(f, "confirmed in {t}"),
             Self::ReadConfirmed { term: None, .. } => f.write_str("not confirmed"),
+            Self::Chore { chore, .. } => write!(f, "an operator asks for a {chore}"),
             Self::Proposed { id, applied: Some(a) } => write!(f, "{id} {a}"),
             Self::Proposed { id, applied: None } => write!(f, "{id} outcome unknown"),
         }

@@ -75,6 +75,7 @@ pub(super) fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Ep
             | Verb::Detach
             | Verb::SetSync(_)
             | Verb::Admit
+            | Verb::Configure(_)
             | Verb::Stop(crate::env::StopHow::Fast) => {}
         }
     }

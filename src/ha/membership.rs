@@ -45,22 +45,23 @@ pub(super) fn next_move(
         return Some(Action::ChangeVoters { voters });
     }
     let voters = control.voters();
+    // Nobody finds the way to a leader that is no member any more: it hears no report and can do
+    // nothing but go.
+    let removed = !control.members.contains_key(&me);
     let unwelcome = control.primacy.holder == Some(me) || !voters.contains(&me);
     // A promotion comes first: moving leadership costs an election where the other side is dead.
     let settled = control.timelines.contains_key(&control.primacy.epoch)
         && coordinator.settled_for(now, control) >= SETTLED_FOR;
-    if !unwelcome
-        || !settled
-        || control.handover.is_some()
-        || sabotage.is(Saboteur::LeadershipStaysOnPrimary)
-    {
+    let stays = !unwelcome || !settled || control.handover.is_some();
+    if (stays && !removed) || sabotage.is(Saboteur::LeadershipStaysOnPrimary) {
         return None;
     }
     // A witness first: it will never be primary, so leadership can stay there for good. The primary
     // last: it would have to pass leadership on.
     raft.voters
         .iter()
-        .filter(|node| **node != me && voters.contains(node) && near(node) && heard(node))
+        .filter(|node| **node != me && voters.contains(node) && near(node))
+        .filter(|node| removed || heard(node))
         .min_by_key(|node| {
             let witness = control.members.get(node).is_some_and(|m| m.kind == MemberKind::Witness);
             (control.primacy.holder == Some(**node), !witness, **node)

@@ -69,6 +69,7 @@
 
 mod action;
 mod agent;
+mod chores;
 mod coordinator;
 mod desire;
 mod election;
@@ -89,7 +90,7 @@ mod tests;
 mod timers;
 
 pub use action::{Action, Divergence, Verb};
-pub use event::{Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId};
+pub use event::{Chore, Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId};
 pub use lease::Lease;
 pub use report::{ReceiverReport, Report};
 pub use role::Role;

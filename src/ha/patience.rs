@@ -31,9 +31,12 @@ fn limit_of(verb: &Verb, timing: &Timing) -> Duration {
     match verb {
         Verb::Stop(StopHow::Fast) => Duration::from_millis(timing.stop_ms),
         Verb::Stop(StopHow::Immediate) => END_LIMIT,
-        Verb::Initialise | Verb::Follow(_) | Verb::Detach | Verb::SetSync(_) | Verb::Admit => {
-            COMMAND_LIMIT
-        }
+        Verb::Initialise
+        | Verb::Follow(_)
+        | Verb::Detach
+        | Verb::SetSync(_)
+        | Verb::Admit
+        | Verb::Configure(_) => COMMAND_LIMIT,
         Verb::Start(_) | Verb::Promote(_) => RECOVERY_LIMIT,
         Verb::Clone(_) | Verb::Rewind(_) => COPY_LIMIT,
     }
@@ -78,6 +81,7 @@ impl Core {
             | Verb::Detach
             | Verb::SetSync(_)
             | Verb::Admit
+            | Verb::Configure(_)
             | Verb::Stop(_) => None,
         }
     }

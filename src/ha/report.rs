@@ -67,6 +67,9 @@ pub struct Report {
     pub leased: bool,
     /// Why it cannot do what the control state asks of it, if it cannot.
     pub trouble: Option<String>,
+    /// The parameters of its Postgres that wait for a restart.
+    #[serde(default)]
+    pub pending_restart: Vec<String>,
 }
 
 impl fmt::Display for Report {

@@ -97,7 +97,7 @@ impl Core {
     #[must_use]
     pub fn explain(&self) -> Option<String> {
         let obstacle = self.coordinator.as_ref().and_then(|c| c.obstacle.as_ref());
-        self.agent.trouble.clone().or_else(|| obstacle.map(ToString::to_string))
+        self.agent.trouble().or_else(|| obstacle.map(ToString::to_string))
     }
 
     /// This member.

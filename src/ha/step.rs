@@ -54,6 +54,10 @@ impl Core {
                 self.on_answered(sent, answer, actions);
             }
             Event::ReadConfirmed { request, term } => self.on_confirmed(request, term, actions),
+            Event::Chore { request, chore } => {
+                let answer = self.take_on(chore);
+                actions.push(Action::AnswerChore { request, answer });
+            }
             Event::Proposed { id, applied } => self.on_proposed(id, applied.as_ref()),
         }
         self.review_agent(actions);
@@ -178,6 +182,7 @@ impl Core {
             }
             Verb::Clone(_) => {
                 self.agent.needs_clone = false;
+                self.agent.copy_wanted = false;
                 self.agent.starved = None;
                 self.agent.ended_at = None;
             }
@@ -199,6 +204,10 @@ impl Core {
             }
             Verb::Stop(_) => self.agent.note_stopped(),
             Verb::Rewind(_) => self.agent.ended_at = None,
+            Verb::Configure(_) => {
+                self.agent.not_taken = None;
+                self.agent.reload_wanted = false;
+            }
             Verb::Initialise | Verb::Admit => {}
         }
         if let Finished::Rewound(report) = finished {
@@ -221,6 +230,9 @@ impl Core {
         }
         self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         let for_good = !why.is_transient();
+        if let (true, Verb::Configure(parameters)) = (for_good, &busy.verb) {
+            self.agent.not_taken = Some((parameters.clone(), format!("parameters: {why}")));
+        }
         if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby { .. })) {
             // Among others: a rewind that was cut short leaves a directory that only a copy mends.
             self.agent.needs_clone = true;
@@ -412,7 +424,10 @@ impl Core {
             Verb::Stop(StopHow::Immediate) => self.agent.note_cut_short(),
             Verb::Clone(_) => self.tell_what_goes(true, actions),
             Verb::Rewind(_) => self.tell_what_goes(false, actions),
-            Verb::Initialise | Verb::Start(StartAs::Standby { upstream: None }) | Verb::Admit => {}
+            Verb::Initialise
+            | Verb::Start(StartAs::Standby { upstream: None })
+            | Verb::Admit
+            | Verb::Configure(_) => {}
         }
         if verb.makes_primary() {
             self.agent.unseen = Some(Unseen { epoch, open: true });

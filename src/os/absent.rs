@@ -1,5 +1,7 @@
 //! What a witness has where other members have a server and its guard: nothing.
 
+use std::collections::BTreeMap;
+
 use crate::env::{
     Armed, Guard, GuardError, Observation, Postgres, PostgresError, Process, RewindReport, Side,
     StartAs, StopHow, SyncNames, TimelineBirth, Upstream,
@@ -57,6 +59,10 @@ impl<P: Postgres> Postgres for IfAny<P> {
         self.server()?.set_sync(sync).await
     }
 
+    async fn configure(&self, parameters: &BTreeMap<String, String>) -> Result<(), PostgresError> {
+        self.server()?.configure(parameters).await
+    }
+
     async fn admit(&self) -> Result<(), PostgresError> {
         self.server()?.admit().await
     }
@@ -88,6 +94,8 @@ fn nothing() -> Observation {
         streams: Vec::new(),
         sync: SyncNames::default(),
         admits: false,
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
     }
 }
 

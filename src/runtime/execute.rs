@@ -40,6 +40,7 @@ impl<E: NodeEnv> Node<E> {
             }
             Action::ConfirmLeadership { request } => self.shared.spawn(confirm(shared, request)),
             Action::AnswerHeartbeat { request, answer } => self.answer(request, answer),
+            Action::AnswerChore { request, answer } => self.answer_operator(request, answer),
             Action::Propose { id, through_leader, command } => {
                 self.shared.spawn(propose(shared, id, through_leader, *command));
             }
@@ -104,7 +105,16 @@ impl<E: NodeEnv> Node<E> {
                 let event = Event::HeartbeatAnswered { to, sent, answer: Some(answer) };
                 self.shared.spawn(async move { shared.tell(event).await });
             }
-            None => {}
+            Some(Waiting::Operator(_)) | None => {}
+        }
+    }
+
+    fn answer_operator(&mut self, request: RequestId, answer: Result<String, String>) {
+        if let Some(Waiting::Operator(reply)) = self.waiting.remove(&request) {
+            reply.send(match answer {
+                Ok(what) => Response::TakenOn(what),
+                Err(why) => Response::Refused(why),
+            });
         }
     }
 }

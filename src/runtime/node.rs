@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::control::ControlState;
 use crate::env::{Clock, Guard, Peer, ReplyTo};
-use crate::ha::{Action, Core, Event, RaftView, RequestId};
+use crate::ha::{Action, Chore, Core, Event, RaftView, RequestId};
 use crate::ids::{Incarnation, Moment, NodeId, Term};
 
 use super::NodeEnv;
@@ -61,16 +61,20 @@ pub(super) enum Input<E: NodeEnv> {
     },
     /// A question for what the members last said. It changes nothing.
     Reports { reply: ReplyTo<Response<E::Rt>> },
+    /// What an operator asks of this member's Postgres.
+    Chore { chore: Chore, reply: ReplyTo<Response<E::Rt>> },
     /// The node cannot go on.
     Fatal(RunError),
 }
 
-/// How a heartbeat is answered.
+/// Where an answer of the core goes.
 pub(super) enum Waiting<E: NodeEnv> {
     /// It came from another member.
     Remote(ReplyTo<Response<E::Rt>>),
     /// It was this member's own.
     Own { sent: Moment },
+    /// It is no heartbeat: an operator waits.
+    Operator(ReplyTo<Response<E::Rt>>),
 }
 
 /// What the loop and its tasks share.
@@ -206,6 +210,10 @@ async fn live<E: NodeEnv>(
             Some(Input::Reports { reply }) => {
                 reply.send(reports_of(&core, shared.env.clock().now()));
                 continue;
+            }
+            Some(Input::Chore { chore, reply }) => {
+                let request = node.wait_for(Waiting::Operator(reply));
+                Event::Chore { request, chore }
             }
             Some(Input::Fatal(error)) => return error,
         };

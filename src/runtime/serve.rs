@@ -46,6 +46,10 @@ async fn answer<E: NodeEnv>(shared: Arc<Shared<E>>, incoming: Arrived<E>) {
         Request::Hello => reply.send(hello(&shared).await),
         // Where the loop has ended the caller sees a timeout.
         Request::Reports => drop(shared.inbox.send(Input::Reports { reply }).await),
+        Request::Chore(_) if !shared.raft.control().members.contains_key(&from) => {
+            reply.send(Response::Refused(format!("{from} is no member and may ask for nothing")));
+        }
+        Request::Chore(chore) => drop(shared.inbox.send(Input::Chore { chore, reply }).await),
         request @ (Request::Append(_)
         | Request::Vote(_)
         | Request::PreVote(_)

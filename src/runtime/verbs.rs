@@ -193,6 +193,7 @@ impl<P: Postgres> Turn<P> {
             Verb::Detach => postgres.detach().await.map(plain),
             Verb::SetSync(sync) => postgres.set_sync(sync).await.map(plain),
             Verb::Admit => postgres.admit().await.map(plain),
+            Verb::Configure(parameters) => postgres.configure(parameters).await.map(plain),
             Verb::Stop(how) => postgres.stop(*how).await.map(plain),
         }
     }
@@ -290,6 +291,12 @@ mod tests {
         async fn set_sync(&self, _: &SyncNames) -> Result<(), PostgresError> {
             self.note("set sync");
             self.wait().await;
+            Ok(())
+        }
+        async fn configure(
+            &self,
+            _: &std::collections::BTreeMap<String, String>,
+        ) -> Result<(), PostgresError> {
             Ok(())
         }
         async fn admit(&self) -> Result<(), PostgresError> {

@@ -9,7 +9,7 @@ use openraft_rt::AsyncRuntime;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Applied, Command};
-use crate::ha::{HeartbeatAnswer, Report};
+use crate::ha::{Chore, HeartbeatAnswer, Report};
 use crate::ids::{Epoch, Incarnation};
 
 use super::raft::TypeConfig;
@@ -51,6 +51,8 @@ pub enum Request<Rt: AsyncRuntime + Send + Sync> {
     Hello,
     /// What did the members last say of themselves? Only whoever leads can tell.
     Reports,
+    /// Please do this to your own Postgres.
+    Chore(Chore),
 }
 
 /// What one member said of itself, and when.
@@ -96,6 +98,8 @@ pub enum Response<Rt: AsyncRuntime + Send + Sync> {
         /// Why nobody is elected, where somebody should be.
         obstacle: Option<String>,
     },
+    /// To a chore: what will be done.
+    TakenOn(String),
     /// The member cannot do this now; the sentence says why.
     Refused(String),
 }
@@ -117,6 +121,7 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Request<Rt> {
             Self::Propose(command) => Self::Propose(command.clone()),
             Self::Hello => Self::Hello,
             Self::Reports => Self::Reports,
+            Self::Chore(chore) => Self::Chore(*chore),
         }
     }
 }
@@ -139,6 +144,7 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Response<Rt> {
             Self::Reports { heard, obstacle } => {
                 Self::Reports { heard: heard.clone(), obstacle: obstacle.clone() }
             }
+            Self::TakenOn(what) => Self::TakenOn(what.clone()),
             Self::Refused(why) => Self::Refused(why.clone()),
         }
     }

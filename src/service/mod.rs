@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, lookup_host};
 
-use crate::api::{self, Access, Operator, StatusBoard};
+use crate::api::{self, Access, Operator, StatusBoard, Vet};
 use crate::config::{Address, BadConfig, Config, Loaded};
 use crate::env::Clock;
 use crate::os::guard::OsGuard;
@@ -92,7 +92,8 @@ pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> 
         .map_err(deaf(&config.api.listen, "for the HTTP interface"))?;
 
     let board = Arc::new(StatusBoard::new(config.node, &*config.cluster, OsClock.now()));
-    let desk = Arc::new(Operator::new(board.clone(), network.clone(), OsClock, OsEntropy));
+    let desk = Operator::new(board.clone(), network.clone(), OsClock, OsEntropy);
+    let desk = Arc::new(desk.trying(vet(postgres.clone())));
     let router = api::router(board.clone(), desk.clone(), access(&loaded));
     let serving = tokio::spawn(http::serve(pages, router));
     let calling = tokio::spawn(hooks::run(board.role_changes(), hooks(config)));
@@ -155,6 +156,19 @@ fn announce(config: &Config) {
             "no certificates are configured: members speak in clear, {where_to}"
         );
     }
+}
+
+/// A witness has no server to try parameters on.
+fn vet(postgres: Option<OsPostgres>) -> Vet {
+    Arc::new(move |parameters| {
+        let postgres = postgres.clone();
+        Box::pin(async move {
+            match postgres {
+                Some(postgres) => postgres.vet(&parameters).await,
+                None => Ok(()),
+            }
+        })
+    })
 }
 
 fn access(loaded: &Loaded) -> Access {

@@ -1,5 +1,6 @@
 //! The cases. Each says in its name what the contract promises.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -357,4 +358,37 @@ pub(crate) async fn an_idle_primary_is_heard<G: Ground>(ground: G) {
     }
     // A shared machine may keep anybody waiting for a moment.
     assert!(longest < KEEPALIVE + Duration::from_millis(150), "{longest:?}");
+}
+
+pub(crate) async fn parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused<
+    G: Ground,
+>(
+    ground: G,
+) {
+    found(&ground, 1, SyncNames::default()).await;
+    let server = ground.server(1);
+    let before = server.observe().await.unwrap().parameters;
+    let given = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        before.clone().into_iter().chain(pairs).collect()
+    };
+    let good = given(&[("max_connections", "50"), ("work_mem", "8MB")]);
+    server.configure(&good).await.unwrap();
+    server.configure(&good).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    assert_eq!(seen.parameters, good);
+    assert_eq!(seen.pending_restart, ["max_connections"]);
+    assert!(seen.admits, "nothing else has changed");
+    let bad = given(&[("work_mem", "banana")]);
+    assert!(!server.configure(&bad).await.unwrap_err().is_transient());
+    assert_eq!(server.observe().await.unwrap().parameters, good);
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    server.stop(StopHow::Fast).await.unwrap();
+    let fewer = given(&[("work_mem", "8MB")]);
+    server.configure(&fewer).await.unwrap();
+    let how = StartAs::Primary { epoch: Epoch(1), sync: SyncNames::default() };
+    server.start(&how).await.unwrap();
+    let seen = server.observe().await.unwrap();
+    assert_eq!(seen.parameters, fewer);
+    assert!(seen.pending_restart.is_empty());
 }

@@ -51,4 +51,5 @@ on_both! {
     an_idle_primary_is_heard(2),
     a_stop_of_a_stopped_server_is_harmless(1),
     a_copy_leaves_the_old_directory_aside(2),
+    parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
 }

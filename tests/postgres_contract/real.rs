@@ -72,6 +72,7 @@ where
                 port: free_port(),
                 account,
                 secret: "notasecretbutlongenough".into(),
+                superuser: "postgres".into(),
                 access: vec!["local all postgres trust".into()],
                 parameters: [("fsync", "on"), ("shared_buffers", "16MB")]
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))

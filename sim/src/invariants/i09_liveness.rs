@@ -76,6 +76,9 @@ impl Liveness {
             self.primary = Some(primary.node);
             self.caught_up.clear();
         }
+        if !primary.configured {
+            return Some(format!("{} has other parameters than the cluster", primary.node));
+        }
         let others = healed.servers.iter().filter(|node| **node != primary.node);
         let mut lack = None;
         for node in others {
@@ -100,6 +103,9 @@ impl Liveness {
         };
         if server.streaming_from != Some(primary.node) {
             return Some(format!("{node} does not stream from {}", primary.node));
+        }
+        if !server.configured {
+            return Some(format!("{node} has other parameters than the cluster"));
         }
         let timeline = |s: &ServerView| s.position.map(|p| (p.timeline, p.born));
         if timeline(server) != timeline(primary) {
@@ -164,6 +170,15 @@ mod tests {
         check.look(ms(1_100), &nobody, &mut findings);
         check.look(ms(1_200), &nobody, &mut findings);
         assert_broken(&findings, Invariant::I9, "0 servers could acknowledge");
+    }
+
+    #[test]
+    fn a_server_with_other_parameters_than_the_cluster_is_seen() {
+        let (mut check, mut findings) = (healed(), Findings::default());
+        let mut apart = good();
+        apart.servers[2].configured = false;
+        check.look(ms(2_000), &apart, &mut findings);
+        assert_broken(&findings, Invariant::I9, "n3 has other parameters than the cluster");
     }
 
     #[test]

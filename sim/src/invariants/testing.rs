@@ -96,6 +96,7 @@ pub(super) fn primary(node: u64, epoch: u64) -> ServerView {
         position: Some(position(epoch, 1_000)),
         streaming_from: None,
         lag_bytes: 0,
+        configured: true,
     }
 }
 

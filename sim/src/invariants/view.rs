@@ -31,6 +31,8 @@ pub struct ServerView {
     pub streaming_from: Option<NodeId>,
     /// How many bytes of its upstream's log it has not replayed.
     pub lag_bytes: u64,
+    /// Whether it was given the parameters that the cluster's settings ask for.
+    pub configured: bool,
 }
 
 /// All servers at one instant.

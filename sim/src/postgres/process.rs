@@ -79,7 +79,8 @@ impl Server {
         state.dark = false;
         state.check_can_start(how)?;
         let generation = core.host.start(ProcessKind::Postgres);
-        let State { directory, flaws, .. } = &mut *state;
+        let State { directory, flaws, parameters, pending, .. } = &mut *state;
+        pending.clear();
         let directory = directory.as_mut().expect("the check asks for a directory");
         let (side, epoch, sync) = match how {
             StartAs::Primary { epoch, sync } => (Side::Primary, *epoch, sync.clone()),
@@ -95,6 +96,7 @@ impl Server {
         let mut run = Running::new(generation, side);
         run.epoch = epoch;
         run.sync = sync;
+        run.parameters.clone_from(parameters);
         run.was_clean = directory.clean;
         run.starting.push(started);
         let wake = run.wake.clone();
@@ -369,6 +371,7 @@ impl Running {
             side,
             epoch: Epoch::default(),
             sync: SyncNames::default(),
+            parameters: BTreeMap::default(),
             admits: false,
             lease: None,
             inbox: VecDeque::new(),

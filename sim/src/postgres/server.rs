@@ -2,6 +2,7 @@
 //!
 //! The faults here are the world's; what a manager may do is in `verbs`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -243,6 +244,12 @@ impl Server {
     pub fn has_usable_directory(&self) -> bool {
         let state = self.0.state();
         state.directory.as_ref().is_some_and(|own| !own.broken && own.is_complete())
+    }
+
+    /// The cluster's parameters that it was given.
+    #[must_use]
+    pub fn parameters(&self) -> BTreeMap<String, String> {
+        self.0.state().parameters.clone()
     }
 
     /// Where its directory ends; `None` where it is empty.

@@ -22,6 +22,10 @@ const SLUGGISH: Duration = Duration::from_secs(4);
 pub(super) struct State {
     /// The data directory; `None` where it is empty.
     pub(super) directory: Option<Directory>,
+    /// The cluster's parameters that it was given.
+    pub(super) parameters: BTreeMap<String, String>,
+    /// Those that wait for a restart.
+    pub(super) pending: Vec<String>,
     /// What was moved out of its way.
     pub(super) aside: Vec<SetAside>,
     /// The process, where one exists.
@@ -70,6 +74,8 @@ pub(super) struct Running {
     pub(super) epoch: Epoch,
     pub(super) sync: SyncNames,
     pub(super) admits: bool,
+    /// The cluster's parameters that it was started with.
+    pub(super) parameters: BTreeMap<String, String>,
     /// What the commit fence knows.
     pub(super) lease: Option<(Epoch, Moment)>,
     /// What has arrived and not been read.

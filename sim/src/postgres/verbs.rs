@@ -4,6 +4,7 @@
 //! manager kills the tool. A verb for a running server sends a command to its process, which
 //! carries it out whether or not the manager lives to hear of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -131,6 +132,24 @@ impl Postgres for SimPostgres {
         self.command(|reply| Control::SetSync(sync, reply)).await
     }
 
+    async fn configure(&self, parameters: &BTreeMap<String, String>) -> Result<(), PostgresError> {
+        let core = self.server.core();
+        let typical = Duration::from_millis(5);
+        sleep(core.stream.long_tail(typical, Duration::from_millis(80))).await;
+        let state = &mut *core.state();
+        if let Some((name, value)) = parameters.iter().find(|(name, value)| !takes(name, value)) {
+            return Err(PostgresError::Permanent(format!("invalid value for {name}: {value}")));
+        }
+        state.parameters.clone_from(parameters);
+        state.pending.clear();
+        if let Some(run) = &state.running {
+            let waits = |name: &&str| run.parameters.get(*name) != parameters.get(*name);
+            let names = FIXED_AT_START.into_iter().filter(waits);
+            state.pending = names.map(str::to_owned).collect();
+        }
+        Ok(())
+    }
+
     async fn admit(&self) -> Result<(), PostgresError> {
         self.command(Control::Admit).await
     }
@@ -177,6 +196,15 @@ impl fmt::Debug for SimPostgres {
     }
 }
 
+/// Parameters that a server reads when it starts and never again.
+const FIXED_AT_START: [&str; 2] = ["max_connections", "shared_buffers"];
+
+/// Whether a server starts with this: of the parameters that the model knows, all are amounts.
+fn takes(name: &str, value: &str) -> bool {
+    let amount = FIXED_AT_START.contains(&name) || name == "work_mem";
+    !amount || value.starts_with(|first: char| first.is_ascii_digit())
+}
+
 /// Waits for `future`, at most for `span`.
 pub(super) async fn within<T>(span: Duration, future: impl Future<Output = T>) -> Option<T> {
     match select(std::pin::pin!(future), sleep(span)).await {
@@ -194,6 +222,8 @@ fn look(state: &mut State, process: Process) -> Observation {
         side: Side::Standby,
         history: Vec::new(),
         complete: true,
+        parameters: state.parameters.clone(),
+        pending_restart: state.pending.clone(),
         flushed: None,
         replayed: None,
         receiver: None,

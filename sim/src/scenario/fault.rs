@@ -298,6 +298,8 @@ pub enum Order {
     SetLease(Duration),
     /// Change the bound on loss.
     SetMaxLag(u64),
+    /// Set a parameter of every Postgres.
+    SetParameter(String, String),
     /// Change a member's tags.
     Tag {
         /// Whose.
@@ -375,7 +377,8 @@ impl Order {
             | Self::Add { .. }
             | Self::SetMode(_)
             | Self::SetLease(_)
-            | Self::SetMaxLag(_) => None,
+            | Self::SetMaxLag(_)
+            | Self::SetParameter(..) => None,
         }
     }
 }

@@ -340,6 +340,11 @@ fn read_order(fields: &mut Fields<'_>, known: &mut Known) -> Result<Fault, BadIn
             let value = fields.need("max_lag")?;
             Order::SetMaxLag(value.whole(fields.source(), "max_lag")?)
         }
+        "set-parameter" => {
+            let (name, value) = (fields.need("parameter")?, fields.need("value")?);
+            let name = name.text(fields.source(), "parameter")?.to_owned();
+            Order::SetParameter(name, value.text(fields.source(), "value")?.to_owned())
+        }
         "tag" => Order::Tag {
             target: target(fields, "target", known)?,
             priority: u32::try_from(fields.whole("priority")?.unwrap_or(100)).unwrap_or(u32::MAX),
@@ -350,7 +355,7 @@ fn read_order(fields: &mut Fields<'_>, known: &mut Known) -> Result<Fault, BadIn
                 &value.span,
                 format!(
                     "{kind:?} is no order; there are switchover, failover, pause, resume, add, \
-                     remove, set-mode, set-lease, set-max-lag and tag"
+                     remove, set-mode, set-lease, set-max-lag, set-parameter and tag"
                 ),
             ));
         }

@@ -266,6 +266,11 @@ fn order_fields(table: &mut Table, order: &Order) {
             put(table, "max_lag", whole(*bytes));
             "set-max-lag"
         }
+        Order::SetParameter(name, value) => {
+            put(table, "parameter", name.clone());
+            put(table, "value", value.clone());
+            "set-parameter"
+        }
         Order::Tag { target, priority, no_failover } => {
             put(table, "target", target.to_string());
             put(table, "priority", i64::from(*priority));

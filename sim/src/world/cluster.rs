@@ -294,6 +294,7 @@ impl World {
             .unwrap_or_default();
         let synchronous =
             self.oracle.newest().sync.target().is_some_and(|target| target.confirmations > 0);
+        let parameters = self.oracle.newest().settings.parameters.clone();
         let servers = machines.iter().map(|machine| {
             let server = &machine.server;
             let position = server.position();
@@ -308,6 +309,7 @@ impl World {
                 position,
                 streaming_from: primary.filter(|primary| server.streams_from(*primary)),
                 lag_bytes: end.ahead_of(own),
+                configured: server.parameters() == parameters,
             }
         });
         WorldView { servers: servers.collect() }

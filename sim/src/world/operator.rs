@@ -202,6 +202,10 @@ impl World {
             Order::SetMaxLag(bytes) => {
                 change(SettingsChange { max_lag_bytes: Some(*bytes), ..SettingsChange::default() })
             }
+            Order::SetParameter(name, value) => {
+                let parameters = [(name.clone(), Some(value.clone()))].into();
+                change(SettingsChange { parameters, ..SettingsChange::default() })
+            }
             Order::Tag { target, priority, no_failover } => Some(ControlOrder::TagMember {
                 node: named(target)?,
                 priority: *priority,

@@ -132,6 +132,7 @@ impl MemberObserver {
             | Event::Heartbeat { .. }
             | Event::HeartbeatAnswered { .. }
             | Event::ReadConfirmed { .. }
+            | Event::Chore { .. }
             | Event::Proposed { .. } => {}
         }
     }
@@ -174,6 +175,7 @@ impl MemberObserver {
             | Action::SendHeartbeat { .. }
             | Action::ConfirmLeadership { .. }
             | Action::AnswerHeartbeat { .. }
+            | Action::AnswerChore { .. }
             | Action::Propose { .. }
             | Action::ChangeVoters { .. }
             | Action::Say(_) => {}
@@ -191,6 +193,7 @@ fn tells(event: &Event) -> bool {
         | Event::LeadershipReady { .. }
         | Event::VerbDone { .. }
         | Event::GuardArmed { ok: false, .. }
+        | Event::Chore { .. }
         | Event::Proposed { .. } => true,
         Event::Wake
         | Event::Observed { .. }
@@ -208,6 +211,7 @@ fn shows(action: &Action) -> bool {
         | Action::Propose { .. }
         | Action::TransferLeadership { .. }
         | Action::ChangeVoters { .. }
+        | Action::AnswerChore { .. }
         | Action::Say(_)
         | Action::Tell(_) => true,
         Action::Observe { .. }

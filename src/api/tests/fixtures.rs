@@ -17,7 +17,7 @@ use crate::control::{
     Applied, Clearance, Command, ControlState, Member, MemberKind, Mode, Order, Settings,
 };
 use crate::env::{Observation, Outcome, Process, ReceiverState, Side, SyncNames, TimelineBirth};
-use crate::ha::{Action, Core, Event, HeartbeatAnswer, RaftView, Report, RequestId};
+use crate::ha::{Action, Chore, Core, Event, HeartbeatAnswer, RaftView, Report, RequestId};
 use crate::ids::{
     CommandId, Epoch, Incarnation, Lsn, Moment, NodeId, SystemId, Term, Timeline, WalPosition,
 };
@@ -80,6 +80,8 @@ pub(crate) fn primary(flushed: u64) -> Observation {
         side: Side::Primary,
         history: vec![birth(1, 1, 0)],
         complete: true,
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
         flushed: Some(Lsn(flushed)),
         replayed: Some(Lsn(flushed)),
         receiver: None,
@@ -126,6 +128,7 @@ pub(crate) fn report(node: u64, seen: &Observation) -> Report {
         admits: seen.admits,
         leased: seen.side == Side::Primary,
         trouble: None,
+        pending_restart: Vec::new(),
     }
 }
 
@@ -272,6 +275,20 @@ impl Desk for Fake {
             Ok(Reported { heard, obstacle: None })
         };
         async move { answer }.boxed()
+    }
+
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>> {
+        let answer = if node == NodeId(9) {
+            Err("n9 is no member".into())
+        } else {
+            Ok(format!("{chore} of {node}"))
+        };
+        async move { answer }.boxed()
+    }
+
+    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>> {
+        let wrong = parameters.values().any(|value| value == "banana");
+        async move { if wrong { Err("invalid value: \"banana\"".into()) } else { Ok(()) } }.boxed()
     }
 
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>> {

@@ -57,9 +57,9 @@ async fn what_is_not_understood_is_never_ordered() {
         ("/failover", r#"{"to": "n2", "accept_data_loss": "yes"}"#, 400),
         ("/members", r#"{"node": "n4"}"#, 400),
         ("/members", r#"{"node": "n4", "address": "1.2.3.4:7400", "witness": true}"#, 502),
-        ("/restart", "", 501),
-        ("/reload", "", 501),
-        ("/reinitialize", "{}", 501),
+        ("/restart", r#"{"node": "n9"}"#, 409),
+        ("/restart", r#"{"schedule": "now"}"#, 400),
+        ("/reinitialize", "[]", 400),
     ] {
         let (status, said) = site.post(path, body).await;
         assert_eq!(status.as_u16(), code, "{path} {body}");
@@ -68,6 +68,34 @@ async fn what_is_not_understood_is_never_ordered() {
     let long = format!("{{\"to\": \"{}\"}}", "x".repeat(70_000));
     assert_eq!(site.post("/switchover", &long).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(site.desk.ordered(), []);
+}
+
+#[tokio::test]
+async fn a_chore_is_of_the_member_that_is_asked_or_of_another_that_is_named() {
+    let site = Site::new(&Bench::primary(), 1_001);
+    for (path, body, said) in [
+        ("/restart", "", "restart of n1"),
+        ("/reload", r#"{"node": "n2"}"#, "reload of n2"),
+        ("/reinitialize", r#"{"node": 3, "force": true}"#, "fresh copy of n3"),
+    ] {
+        let (status, answer) = site.post(path, body).await;
+        assert_eq!(status, StatusCode::OK, "{path} {body}");
+        assert_eq!(answer["message"], said);
+    }
+    assert_eq!(site.desk.ordered(), []);
+}
+
+#[tokio::test]
+async fn a_parameter_that_the_server_would_not_start_with_is_never_ordered() {
+    let site = Site::new(&Bench::primary(), 1_001);
+    let patch = r#"{"parameters": {"work_mem": "banana"}}"#;
+    let (status, said) = site.ask(Method::PATCH, "/config", patch).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(said["error"].as_str().unwrap().contains("banana"));
+    assert_eq!(site.desk.ordered(), []);
+    let patch = r#"{"parameters": {"work_mem": "8MB", "jit": null}}"#;
+    assert_eq!(site.ask(Method::PATCH, "/config", patch).await.0, StatusCode::OK);
+    assert_eq!(site.desk.ordered().len(), 1);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! A verb reads, asks where it has to, and prints: tables for people, JSON for programs. It knows
 //! nothing of how a decision is reached; what it shows was explained by the node.
 
+mod chore;
 mod config;
 mod explain;
 mod failover;
@@ -17,6 +18,8 @@ mod terminal;
 mod tests;
 
 use clap::Subcommand;
+
+use crate::ha::Chore;
 
 pub use remote::{Client, Common, Failure};
 pub use status::text as status_table;
@@ -36,6 +39,12 @@ pub enum Verb {
     Pause(pause::Args),
     /// Switch automatic failover on again.
     Resume(pause::Args),
+    /// Restart the Postgres of a member, so that parameters take effect that wait for it.
+    Restart(chore::Args),
+    /// Have the Postgres of a member read its files again.
+    Reload(chore::Args),
+    /// Copy a standby anew from the primary.
+    Reinit(chore::Args),
     /// Show or change the settings of the whole cluster.
     Config(config::Args),
     /// Show, admit or remove members.
@@ -53,6 +62,11 @@ pub async fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Failover(args) => failover::run(&args, &Client::new(&args.common)).await,
         Verb::Pause(args) => pause::run(&args, true, &Client::new(&args.common)).await,
         Verb::Resume(args) => pause::run(&args, false, &Client::new(&args.common)).await,
+        Verb::Restart(args) => chore::run(&args, Chore::Restart, &Client::new(&args.common)).await,
+        Verb::Reload(args) => chore::run(&args, Chore::Reload, &Client::new(&args.common)).await,
+        Verb::Reinit(args) => {
+            chore::run(&args, Chore::Reinitialise, &Client::new(&args.common)).await
+        }
         Verb::Config(args) => config::run(&args, &Client::new(&args.common)).await,
         Verb::Members(args) => members::run(&args, &Client::new(&args.common)).await,
         Verb::Explain(args) => explain::run(&args, &Client::new(&args.common)).await,

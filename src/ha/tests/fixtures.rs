@@ -99,6 +99,8 @@ pub(super) fn standby(flushed: u64) -> Observation {
         side: Side::Standby,
         history: vec![birth(1, 1, 0)],
         complete: true,
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
         flushed: Some(Lsn(flushed)),
         replayed: Some(Lsn(flushed)),
         receiver: None,
@@ -144,6 +146,7 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
         admits: true,
         leased: false,
         trouble: None,
+        pending_restart: Vec::new(),
     }
 }
 

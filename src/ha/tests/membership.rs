@@ -86,6 +86,28 @@ fn a_leader_that_is_to_lose_its_vote_hands_over_to_one_that_keeps_it() {
     assert_eq!(by_itself, Some(Action::TransferLeadership { to: NodeId(3) }));
 }
 
+/// Nobody reports to it any more, and in a vacancy nobody would be elected for as long as it leads.
+#[test]
+fn a_leader_that_was_removed_goes_whatever_else_is_under_way() {
+    let mut control = vacated(3, Mode::Async);
+    let member = control.members[&NodeId(3)].clone();
+    for (id, n) in [(1, 4), (2, 5)] {
+        let (address, postgres) = (format!("n{n}"), format!("pg{n}"));
+        let member = Member { address, postgres, incarnation: Incarnation(n), ..member.clone() };
+        let order = Order::AddMember { node: NodeId(n), member };
+        do_it(&mut control, &Command::Operate { id: CommandId(id), order });
+    }
+    for (id, n) in [(3, 3), (4, 5)] {
+        let order = Order::RemoveMember { node: NodeId(n) };
+        do_it(&mut control, &Command::Operate { id: CommandId(id), order });
+    }
+    let unheard = Coordinator::new(Term(1), at(0), &control);
+    let raft = view(&[1, 2, 4, 5], &[]);
+    let expected = Some(Action::TransferLeadership { to: NodeId(1) });
+    assert_eq!(moved(&control, 5, &unheard, at(9_000), &raft), expected);
+    assert_eq!(moved(&control, 2, &unheard, at(9_000), &view(&[1, 2, 4], &[])), None);
+}
+
 #[test]
 fn a_stranger_is_not_believed() {
     let control = with_primary(3, Mode::Async);

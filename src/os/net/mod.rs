@@ -111,9 +111,10 @@ impl Purpose {
             | wire::Request::TransferLeader(_) => Self::Consensus,
             wire::Request::Snapshot { .. } => Self::Snapshot,
             wire::Request::Heartbeat { .. } => Self::Heartbeat,
-            wire::Request::Propose(_) | wire::Request::Hello | wire::Request::Reports => {
-                Self::Errand
-            }
+            wire::Request::Propose(_)
+            | wire::Request::Hello
+            | wire::Request::Reports
+            | wire::Request::Chore(_) => Self::Errand,
         }
     }
 }

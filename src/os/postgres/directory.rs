@@ -82,7 +82,7 @@ pub(super) async fn initialise(
     command
         .arg("-D")
         .arg(&fresh)
-        .args(["-U", "postgres", "--encoding", "UTF8", "--locale", "C.UTF-8"])
+        .args(["-U", &plan.superuser, "--encoding", "UTF8", "--locale", "C.UTF-8"])
         .args(["--data-checksums", "--auth-local", "peer", "--auth-host", "scram-sha-256"])
         .args(["--no-instructions"]);
     run(command).await?;

@@ -1,5 +1,6 @@
 //! Looking at the server, and at its directory where it does not run.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -177,6 +178,8 @@ fn understand(
         process: Process::Up,
         side,
         complete: true,
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
         history: reached(births.history(timeline, &switches(&plan.data, timeline)?), flushed),
         flushed,
         replayed: if side == Side::Primary { flushed } else { replayed },
@@ -269,6 +272,8 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
         process: if down { Process::Down { clean: control.clean } } else { process },
         side: if standby { Side::Standby } else { Side::Primary },
         complete: !lacks_log(&plan.data),
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
         history: reached(births.history(timeline, &switches), end),
         flushed: end,
         replayed: end,
@@ -300,6 +305,8 @@ fn nothing() -> Observation {
         process: Process::Down { clean: true },
         side: Side::Standby,
         complete: true,
+        parameters: BTreeMap::new(),
+        pending_restart: Vec::new(),
         history: Vec::new(),
         flushed: None,
         replayed: None,

@@ -10,6 +10,7 @@ mod births;
 mod control_file;
 mod directory;
 mod ear;
+mod given;
 mod guest;
 mod install;
 mod look;
@@ -46,6 +47,7 @@ pub use session::read_secret;
 use super::OsEntropy;
 use births::Births;
 use ear::Ear;
+use given::Given;
 use look::Kept;
 use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_to};
 use settings::Wanted;
@@ -68,6 +70,7 @@ struct Inner {
     /// What the server is to be, as far as this process knows.
     wanted: Mutex<Wanted>,
     followed: Mutex<Followed>,
+    given: Mutex<Given>,
     /// Ends the verb under way, where a stop comes in the middle of it.
     stopping: Mutex<CancellationToken>,
 }
@@ -94,7 +97,9 @@ impl OsPostgres {
     /// The server of this plan, whether it runs already or not.
     pub fn new(plan: PostgresPlan) -> io::Result<Self> {
         plan.prepare()?;
+        let given = Given { parameters: given::kept(&plan)?, pending: Vec::new() };
         Ok(Self(Arc::new(Inner {
+            given: Mutex::new(given),
             plan,
             kept: Kept::default(),
             wanted: Mutex::default(),
@@ -150,6 +155,19 @@ impl OsPostgres {
         let client = connect(self.plan()).await?;
         let row = ask(client.query_one(question, &[]), ANSWER_DEADLINE).await?;
         Ok(row.get(0))
+    }
+
+    /// Whether the server would start with these parameters, and if not, why.
+    pub async fn vet(&self, parameters: &BTreeMap<String, String>) -> Result<(), String> {
+        given::vet(self.plan(), parameters).await.map_err(|why| why.to_string())
+    }
+
+    /// The parameters that wait for a restart.
+    async fn pending(&self) -> Result<Vec<String>, PostgresError> {
+        const PENDING: &str = "select name from pg_settings where pending_restart order by name";
+        let client = connect(self.plan()).await?;
+        let rows = ask(client.query(PENDING, &[]), ANSWER_DEADLINE).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// The births of the upstream, so that every byte that comes from there can be told apart.
@@ -222,7 +240,9 @@ impl OsPostgres {
 impl Postgres for OsPostgres {
     async fn observe(&self) -> Result<Observation, PostgresError> {
         let followed = lock(&self.0.followed).clone();
-        look::look(self.plan(), &self.0.kept, &followed).await
+        let seen = look::look(self.plan(), &self.0.kept, &followed).await?;
+        let Given { parameters, pending } = lock(&self.0.given).clone();
+        Ok(Observation { parameters, pending_restart: pending, ..seen })
     }
 
     async fn initialise(&self, epoch: Epoch) -> Result<SystemId, PostgresError> {
@@ -240,6 +260,7 @@ impl Postgres for OsPostgres {
 
     async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
         let plan = self.plan();
+        lock(&self.0.given).pending.clear();
         directory::check_startable(plan).map_err(PostgresError::Permanent)?;
         let signal = plan.data.join("standby.signal");
         let wanted = match how {
@@ -317,6 +338,25 @@ impl Postgres for OsPostgres {
             let mark = self.want(|wanted| wanted.sync = sync.clone())?;
             self.in_force(mark).await?;
             self.obeyed_by_senders(sync).await
+        })
+        .await
+    }
+
+    async fn configure(&self, parameters: &BTreeMap<String, String>) -> Result<(), PostgresError> {
+        self.unless_stopped(async {
+            let plan = self.plan();
+            given::vet(plan, parameters).await?;
+            given::keep(plan, parameters).map_err(transient)?;
+            let mark = OsEntropy.next_u64();
+            settings::rewrite(plan, mark).map_err(transient)?;
+            let mut given = Given { parameters: parameters.clone(), pending: Vec::new() };
+            if server::postmaster(&plan.data).is_some() {
+                server::reload(&plan.data);
+                self.in_force(mark).await?;
+                given.pending = self.pending().await?;
+            }
+            *lock(&self.0.given) = given;
+            Ok(())
         })
         .await
     }

@@ -68,6 +68,8 @@ pub struct PostgresPlan {
     pub account: Option<Account>,
     /// What the members' servers know each other by. The same on all of them.
     pub secret: String,
+    /// The role that owns a new cluster.
+    pub superuser: String,
     /// What is let in, besides what the node needs: lines of `pg_hba.conf` for a new cluster.
     pub access: Vec<String>,
     /// Parameters of the server, where the cluster has not set others.

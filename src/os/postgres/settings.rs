@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::env::{SyncNames, Upstream};
 
 use super::births::write_whole;
+use super::given;
 use super::plan::{KEEPER, PostgresPlan, STREAMER, name_in, slot_of};
 
 /// Our file, in the data directory.
@@ -48,6 +49,9 @@ const USUAL: [(&str, &str); 12] = [
     ("password_encryption", "scram-sha-256"),
 ];
 
+/// What says how this server stands to the others.
+const RELATIONS: [&str; 3] = ["primary_conninfo", "primary_slot_name", "synchronous_standby_names"];
+
 /// A parameter of our own that changes with every writing: a session that knows the new value began
 /// after the server had read the file.
 pub(super) const MARK: &str = "pg_replica.mark";
@@ -69,7 +73,29 @@ pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Resu
     drop_owned(&plan.data.join("postgresql.auto.conf"))?;
     let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
     write_whole(&plan.access_file(), access(&own, wanted.admits).as_bytes())?;
-    write_whole(&plan.data.join(FILE), parameters(plan, wanted, mark).as_bytes())
+    let upstream = wanted.upstream.as_ref();
+    let relations = [
+        (RELATIONS[0], upstream.map_or(String::new(), |u| conninfo(plan, u))),
+        (RELATIONS[1], upstream.map_or(String::new(), |_| slot_of(plan.node))),
+        (RELATIONS[2], names(&wanted.sync)),
+    ];
+    write_whole(&plan.data.join(FILE), parameters(plan, relations, mark)?.as_bytes())
+}
+
+/// Writes the parameters anew and leaves everything else as it is: whom it streams from, whom its
+/// commits wait for, who is let in.
+pub(super) fn rewrite(plan: &PostgresPlan, mark: u64) -> io::Result<()> {
+    let file = plan.data.join(FILE);
+    let present = fs::read_to_string(&file)?;
+    let relations = RELATIONS.map(|name| (name, value_in(&present, name)));
+    write_whole(&file, parameters(plan, relations, mark)?.as_bytes())
+}
+
+/// What a file of ours says of a parameter.
+fn value_in(text: &str, name: &str) -> String {
+    let quoted = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = '"));
+    let value = quoted.and_then(|rest| rest.strip_suffix('\'')).unwrap_or_default();
+    value.replace("''", "'")
 }
 
 /// Whether the file that says who is let in lets clients in.
@@ -77,16 +103,20 @@ pub(super) fn admits(plan: &PostgresPlan) -> bool {
     fs::read_to_string(plan.access_file()).is_ok_and(|text| !text.contains(SHUT))
 }
 
-fn parameters(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> String {
+fn parameters(
+    plan: &PostgresPlan,
+    relations: [(&'static str, String); 3],
+    mark: u64,
+) -> io::Result<String> {
+    let given = given::kept(plan)?;
     let mut all: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in USUAL {
         all.insert(name, value.to_owned());
     }
-    for (name, value) in &plan.parameters {
+    for (name, value) in &given {
         all.insert(name, value.clone());
     }
     let sockets = plan.socket_folder().display().to_string();
-    let upstream = wanted.upstream.as_ref();
     let owned = [
         ("hba_file", plan.access_file().display().to_string()),
         ("hot_standby", "on".into()),
@@ -95,19 +125,17 @@ fn parameters(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> String {
         ("log_destination", "stderr".into()),
         ("logging_collector", "off".into()),
         ("port", plan.port.to_string()),
-        ("primary_conninfo", upstream.map_or(String::new(), |u| conninfo(plan, u))),
-        ("primary_slot_name", upstream.map_or(String::new(), |_| slot_of(plan.node))),
-        ("synchronous_standby_names", names(&wanted.sync)),
         ("unix_socket_directories", sockets),
         (MARK, mark.to_string()),
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
     ];
     all.extend(owned);
+    all.extend(relations);
     let mut text = String::from("# Written by pg_replica. What is changed here is lost.\n");
     for (name, value) in all {
         let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
     }
-    text
+    Ok(text)
 }
 
 /// `synchronous_standby_names` for a configuration.

@@ -217,9 +217,11 @@ impl<E: NodeEnv> RaftHandle<E> {
                 raft.runtime_config().tick(true);
                 answer(raft.handle_transfer_leader(request).await, Response::Transferred)
             }
-            Request::Heartbeat { .. } | Request::Propose(_) | Request::Hello | Request::Reports => {
-                Response::Refused("this is no consensus message".into())
-            }
+            Request::Heartbeat { .. }
+            | Request::Propose(_)
+            | Request::Hello
+            | Request::Reports
+            | Request::Chore(_) => Response::Refused("this is no consensus message".into()),
         }
     }
 
