@@ -149,7 +149,8 @@ impl ControlState {
             return Err("a forced failover waits for the lease".into());
         }
         if forced {
-            self.sync.configs.clear();
+            // The loss that was accepted is this election's. What its holder has is promised still,
+            // and binds the next one until others have it too.
             self.progress = None;
         }
         self.keep_what_binds();

@@ -184,7 +184,23 @@ async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured
     while world.oracle.recovered_at().is_none() && true_now() < limit {
         sleep(LOOK_EVERY).await;
     }
+    // A run that ends before any client had its turn would tell nothing of when they could write.
+    let faults_over = *lock(&world.began) + world.plan.duration;
+    let patience = world.plan.expect.writable_after.unwrap_or_default();
+    while true_now() < faults_over + patience
+        && !acknowledged_since(clients, faults_over)
+        && world.oracle.violations_total() == 0
+    {
+        sleep(LOOK_EVERY).await;
+    }
     sleep(EPILOGUE).await;
+}
+
+fn acknowledged_since(clients: &Workload, from: Duration) -> bool {
+    clients.history(|history| {
+        let last = history.operations().iter().rev().take(64);
+        last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= from)
+    })
 }
 
 async fn writes_again(world: &Arc<World>, clients: &Workload, from: Duration) -> bool {
@@ -192,11 +208,7 @@ async fn writes_again(world: &Arc<World>, clients: &Workload, from: Duration) ->
     let limit = from + CORE_LIMIT;
     while true_now() < limit {
         sleep(LOOK_EVERY).await;
-        let wrote = clients.history(|history| {
-            let last = history.operations().iter().rev().take(64);
-            last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= settled)
-        });
-        if wrote {
+        if acknowledged_since(clients, settled) {
             return true;
         }
         if world.oracle.violations_total() > 0 {

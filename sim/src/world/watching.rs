@@ -348,6 +348,8 @@ const EXPECTED_ERRORS: &[(&str, &str)] = &[
     ("openraft", "No space left on device"),
     ("openraft", "failed to receive from RaftCore: None"),
     ("openraft", " to RaftCore"),
+    ("openraft", "Previous I/O error occurred"),
+    ("openraft", "channel closed"),
 ];
 
 /// Lines that anybody logged as errors, the libraries included. A run in which there is one is not

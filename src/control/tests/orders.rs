@@ -116,3 +116,16 @@ fn an_order_that_was_forgotten_is_unknown_and_not_repeated() {
     give_birth(&mut control);
     assert!(matches!(outcome(&control, 2), OrderOutcome::Done(_)));
 }
+
+/// An operator who accepts a loss accepts what this election costs. What its holder has was
+/// promised before and is promised still: it binds the next election until others have it too.
+#[test]
+fn a_forced_failover_leaves_bound_what_bound_before() {
+    let mut control = serving(&[1, 2, 3], Mode::QuorumSync);
+    let before = control.sync.configs.clone();
+    let forced = Order::Failover { to: Some(NodeId(2)), accept_data_loss: true };
+    do_it(&mut control, &order(1, forced));
+    vacate(&mut control, VacateReason::Operator);
+    elect(&mut control, 2);
+    assert!(before.iter().all(|config| control.sync.configs.contains(config)));
+}
