@@ -136,3 +136,57 @@ fn a_node_that_cannot_run_says_why_in_one_sentence() {
     let (code, said) = run(&["cluster=c".to_owned()]);
     assert_eq!(code, Some(2), "{said}");
 }
+
+/// All three at once: whoever is handed primacy is about to end itself.
+#[test]
+fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
+    let folder = Folder::new("end");
+    let secret = folder.0.join("secret");
+    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&secret, private).expect("it is ours");
+    let taken: Vec<_> =
+        (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let ports: Vec<String> =
+        taken.iter().map(|port| port.local_addr().expect("it has one").to_string()).collect();
+    drop(taken);
+    let mut nodes: Vec<Child> = (1..=3)
+        .map(|number: usize| {
+            let state = folder.0.join(format!("n{number}"));
+            let log = fs::File::create(folder.0.join(format!("log{number}"))).expect("a log");
+            let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+            command.args(["run", "--config", "/dev/null", "--set", "cluster=c"]);
+            let mut set = |setting: String| {
+                command.args(["--set", &setting]);
+            };
+            set(format!("node={number}"));
+            set(format!("state_dir={}", state.display()));
+            set(format!("api.listen={}", ports[5 + number]));
+            set(format!("postgres.data_dir={}", state.join("data").display()));
+            set(format!("postgres.secret_file={}", secret.display()));
+            for member in 1..=3 {
+                set(format!("members.{member}.peers={}", ports[member - 1]));
+                set(format!("members.{member}.postgres={}", ports[member + 2]));
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            command.spawn().expect("it runs")
+        })
+        .collect();
+    within(Duration::from_secs(60), "two standbys", || {
+        let born = |number: usize| {
+            let log = fs::read_to_string(folder.0.join(format!("log{number}")));
+            log.is_ok_and(|text| text.contains("born tl1"))
+        };
+        let copied =
+            (1..=3).filter(|number| folder.0.join(format!("n{number}/data/PG_VERSION")).exists());
+        (1..=3).all(born) && copied.count() == 3
+    });
+    for node in &nodes {
+        let pid = node.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().expect("there is a kill");
+    }
+    within(Duration::from_secs(40), "every node has ended", || {
+        nodes.iter_mut().all(|node| matches!(node.try_wait(), Ok(Some(_))))
+    });
+    within(Duration::from_secs(5), "nothing is left", || processes(&folder.0).is_empty());
+}

@@ -81,11 +81,9 @@ fn kind(kind: MemberKind) -> &'static str {
 }
 
 fn api(config: &Config) -> String {
-    let changes = match (&config.api.token_file, &config.tls) {
-        (None, None) => "changes from this machine only",
-        (Some(_), None) => "changes with the token",
-        (None, Some(_)) => "changes with a certificate of the cluster",
-        (Some(_), Some(_)) => "changes with a certificate of the cluster or the token",
+    let changes = match &config.api.token_file {
+        None => "changes from this machine only",
+        Some(_) => "changes with the token",
     };
     format!("listening at {}, {changes}", config.api.listen)
 }

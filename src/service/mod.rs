@@ -105,6 +105,7 @@ pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> 
     serving.abort();
     calling.abort();
     if let Some(postgres) = postgres {
+        postgres.retire();
         let limit = Duration::from_millis(board.snapshot().control.settings.timing.stop_ms);
         end_server(&postgres, limit).await.map_err(ServiceError::Server)?;
     }

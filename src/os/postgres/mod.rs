@@ -25,6 +25,7 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,10 @@ struct Inner {
     given: Mutex<Given>,
     /// Ends the verb under way, where a stop comes in the middle of it.
     stopping: Mutex<CancellationToken>,
+    /// Whoever does something to the server.
+    at_work: tokio::sync::Mutex<()>,
+    /// Nobody does anything to it any more.
+    retired: AtomicBool,
 }
 
 /// What is known of those that were followed.
@@ -105,7 +110,15 @@ impl OsPostgres {
             wanted: Mutex::default(),
             followed: Mutex::default(),
             stopping: Mutex::default(),
+            at_work: tokio::sync::Mutex::default(),
+            retired: AtomicBool::new(false),
         })))
+    }
+
+    /// From here on nothing but a stop is done: what a node began before it ended may still be on
+    /// its way here.
+    pub fn retire(&self) {
+        self.0.retired.store(true, Ordering::SeqCst);
     }
 
     fn plan(&self) -> &PostgresPlan {
@@ -117,6 +130,11 @@ impl OsPostgres {
         &self,
         verb: impl Future<Output = Result<T, PostgresError>>,
     ) -> Result<T, PostgresError> {
+        // Held until nothing of the verb is left: a stop waits for that.
+        let _at_work = self.0.at_work.lock().await;
+        if self.0.retired.load(Ordering::SeqCst) {
+            return Err(PostgresError::Transient("this node ends".into()));
+        }
         let stopping = lock(&self.0.stopping).clone();
         let stopped = std::pin::pin!(stopping.cancelled());
         match select(stopped, std::pin::pin!(verb)).await {
@@ -377,6 +395,7 @@ impl Postgres for OsPostgres {
     async fn stop(&self, how: StopHow) -> Result<(), PostgresError> {
         let under_way = std::mem::replace(&mut *lock(&self.0.stopping), CancellationToken::new());
         under_way.cancel();
+        drop(self.0.at_work.lock().await);
         match how {
             StopHow::Fast => server::stop_fast(&self.plan().data).await,
             StopHow::Immediate => server::stop_now(&self.plan().data).await,

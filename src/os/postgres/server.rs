@@ -69,17 +69,30 @@ pub(super) async fn start(plan: &PostgresPlan) -> Result<(), PostgresError> {
         .stderr(Stdio::from(log))
         // The terminal's signals are for the node.
         .process_group(0);
-    let child = command.spawn().map_err(transient)?;
+    let child = Nascent(Some(command.spawn().map_err(transient)?));
     await_ready(plan, child, before).await
+}
+
+/// A server that nobody knows of yet: it does not outlive whoever starts it.
+struct Nascent(Option<Child>);
+
+impl Drop for Nascent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself.
+            let _ = child.start_kill();
+        }
+    }
 }
 
 async fn await_ready(
     plan: &PostgresPlan,
-    mut child: Child,
+    mut nascent: Nascent,
     log_from: u64,
 ) -> Result<(), PostgresError> {
     loop {
-        if let Ok(Some(status)) = child.try_wait() {
+        let ended = nascent.0.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        if let Some(status) = ended {
             let said = tail(&plan.log(), log_from);
             let why = format!("the server ended ({status}): {}", last_words(&said));
             return Err(judge(why));
@@ -90,11 +103,13 @@ async fn await_ready(
         sleep(LOOK_AGAIN).await;
     }
     // It is this process's child for as long as both live, and somebody has to notice its end.
-    drop(tokio::spawn(async move {
-        if let Ok(status) = child.wait().await {
-            tracing::info!("the server's process ended: {status}");
-        }
-    }));
+    if let Some(mut child) = nascent.0.take() {
+        drop(tokio::spawn(async move {
+            if let Ok(status) = child.wait().await {
+                tracing::info!("the server's process ended: {status}");
+            }
+        }));
+    }
     Ok(())
 }
 
