@@ -40,6 +40,7 @@ saboteurs! {
     RejoinWithoutRewind,
     WipeDivergedDirectory,
     ReplaceInSilence,
+    ReplaceOnAnOldRecord,
     AttachUnderOldEpoch,
     StartWithOldUpstream,
     SyncAfterPromote,

@@ -153,10 +153,7 @@ where
 
     /// Whoever leads, as far as is known here.
     fn leader(&self) -> Option<Peer> {
-        let snapshot = self.board.snapshot();
-        let node = snapshot.raft.leader?;
-        let member = snapshot.control.members.get(&node)?;
-        Some(Peer { node, address: member.address.clone(), incarnation: member.incarnation })
+        self.member(self.board.snapshot().raft.leader?)
     }
 
     async fn pause(&self, span: Duration) {

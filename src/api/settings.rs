@@ -6,22 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::control::{Mode, Order, Settings, SettingsChange, Timing};
-
-/// What the node sets itself. A value from elsewhere would break what replication rests on.
-const OWN_PARAMETERS: [&str; 11] = [
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "hba_file",
-    "hot_standby",
-    "listen_addresses",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-];
+use crate::control::{Mode, Order, Settings, SettingsChange, Timing, is_own_parameter};
 
 /// The settings.
 pub(super) fn show(settings: &Settings) -> Value {
@@ -192,7 +177,7 @@ fn parameters(change: &mut SettingsChange, value: &Value) -> Result<(), String> 
         if !name {
             return Err(format!("{key:?} is no name of a parameter"));
         }
-        if OWN_PARAMETERS.contains(&key.to_ascii_lowercase().as_str()) {
+        if is_own_parameter(key) {
             return Err(format!("{key} is set by the node itself, and by nobody else"));
         }
         let text = match value {
@@ -270,6 +255,7 @@ mod tests {
             (json!({ "pause": true, "mode": "async" }), "alone"),
             (json!({ "postgresql": { "pg_hba": [] } }), "parameters"),
             (json!({ "parameters": { "primary_conninfo": "host=x" } }), "the node itself"),
+            (json!({ "parameters": { "FSync": false } }), "the node itself"),
             (json!({ "parameters": { "a b": "x" } }), "no name"),
             (json!({ "standby_cluster": {} }), "is not known"),
         ] {

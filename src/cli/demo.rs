@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use tokio::runtime::Builder;
 
 use crate::control::Mode;
 use crate::demo;
 
-use super::Failure;
+use super::{Failure, runtime};
 
 /// The arguments of `node demo`.
 #[derive(Args)]
@@ -39,10 +40,7 @@ fn mode(word: &str) -> Result<Mode, String> {
 
 impl Demo {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|why| Failure::machine(format!("no runtime: {why}")))?;
+        let runtime = runtime(Builder::new_current_thread())?;
         let lasts = self.seconds.map(Duration::from_secs);
         let ended = runtime.block_on(demo::run(self.mode, lasts, self.json));
         ended.map_err(Failure::machine)

@@ -18,6 +18,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::BadConfig;
 
@@ -100,11 +101,13 @@ impl Verb {
     }
 }
 
+fn runtime(mut kind: Builder) -> Result<Runtime, Failure> {
+    kind.enable_all().build().map_err(|why| Failure::machine(format!("no runtime: {why}")))
+}
+
 /// The verbs that talk to a cluster wait for its answers.
 fn ask(verb: client::Verb) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::machine(format!("no runtime: {why}")))?;
-    runtime
+    runtime(Builder::new_current_thread())?
         .block_on(client::run(verb))
         .map_err(|failure| Failure { code: failure.exit_code(), sentence: failure.to_string() })
 }
@@ -123,7 +126,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints to the standard output. Whoever has stopped reading does not want to know.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut output = std::io::stdout().lock();
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }

@@ -1,11 +1,12 @@
 //! `node run`: the node itself, as a service manager starts it.
 
 use clap::Args;
+use tokio::runtime::Builder;
 
 use crate::service;
 
-use super::Failure;
 use super::configured::Configured;
+use super::{Failure, runtime};
 
 /// The arguments of `node run`.
 #[derive(Args)]
@@ -21,11 +22,9 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let loaded = self.configured.load()?;
         service::install_log(loaded.config.log);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|why| Failure::machine(format!("no runtime: {why}")))?;
+        let mut kind = Builder::new_multi_thread();
+        kind.worker_threads(2);
+        let runtime = runtime(kind)?;
         let ended = runtime.block_on(service::run(loaded, self.with_parent));
         // What still waits for a disk that hangs is not waited for.
         runtime.shutdown_background();

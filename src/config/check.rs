@@ -5,45 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use crate::control::MemberKind;
+use crate::control::{MemberKind, is_own_parameter};
 use crate::ids::NodeId;
 
 use super::address::Address;
 use super::entries::Entries;
 use super::place::BadConfig;
 use super::{Config, MemberConfig};
-
-/// Parameters that decide who replicates from whom, or that a failover rests on. The node sets
-/// them itself, anew for every role.
-const OWN_PARAMETERS: &[&str] = &[
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "data_sync_retry",
-    "external_pid_file",
-    "fsync",
-    "full_page_writes",
-    "hba_file",
-    "hot_standby",
-    "ident_file",
-    "listen_addresses",
-    "log_destination",
-    "logging_collector",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "wal_log_hints",
-];
 
 /// How a line of `pg_hba.conf` begins.
 const HBA_STARTS: &[&str] =
@@ -353,7 +321,7 @@ fn parameters(config: &Config) -> Checked {
         ));
     }
     let mut names = config.postgres.iter().flat_map(|postgres| postgres.parameters.keys());
-    let Some(name) = names.find(|name| OWN_PARAMETERS.contains(&name.as_str())) else {
+    let Some(name) = names.find(|name| is_own_parameter(name)) else {
         return Ok(());
     };
     let remedy = match name.as_str() {

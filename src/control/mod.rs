@@ -23,7 +23,7 @@ mod tests;
 pub use apply::Applied;
 pub use command::{Clearance, Command, Order, VacateReason};
 pub use evidence::{Missing, missing_evidence};
-pub use settings::{Mode, Settings, SettingsChange, Timing};
+pub use settings::{Mode, Settings, SettingsChange, Timing, is_own_parameter};
 pub use snapshot::{FORMAT, SnapshotError, decode, encode};
 pub use state::{
     ControlState, Handover, HandoverKind, HistoryEntry, Member, MemberKind, OrderOutcome,

@@ -18,6 +18,44 @@ pub enum Mode {
     QuorumSync,
 }
 
+/// Postgres parameters that decide who replicates from whom, or that a failover rests on. The node
+/// sets them itself, anew for every role.
+const OWN_PARAMETERS: &[&str] = &[
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "data_sync_retry",
+    "external_pid_file",
+    "fsync",
+    "full_page_writes",
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "listen_addresses",
+    "log_destination",
+    "logging_collector",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_log_hints",
+];
+
+/// Whether nobody but the node sets this parameter of Postgres, whose names have no case.
+#[must_use]
+pub fn is_own_parameter(name: &str) -> bool {
+    OWN_PARAMETERS.contains(&name.to_ascii_lowercase().as_str())
+}
+
 /// The longest duration that a setting may name. Far beyond every use, and so far below what the
 /// numbers can hold that no arithmetic on a checked setting overflows.
 const DURATION_MAX_MS: u64 = 3_600_000;

@@ -1,11 +1,12 @@
 //! What a newcomer sees: the table of the members, the writer, and what to try.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use serde_json::json;
 
 use crate::api::Status;
 use crate::cli::client::status_table;
+use crate::cli::say;
 use crate::os::postgres::Installation;
 
 use super::nodes::Nodes;
@@ -139,9 +140,4 @@ fn advice(nodes: &Nodes, status: Option<&Status>) -> String {
          {program} explain n2 --api {api}\n\
          Ctrl-C ends it and leaves nothing behind.\n"
     )
-}
-
-fn say(text: &str) {
-    let mut output = io::stdout().lock();
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }

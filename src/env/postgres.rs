@@ -253,6 +253,28 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// What an empty directory shows.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self {
+            system: None,
+            ever_started: false,
+            process: Process::Down { clean: true },
+            side: Side::Standby,
+            history: Vec::new(),
+            complete: true,
+            flushed: None,
+            replayed: None,
+            receiver: None,
+            starved: None,
+            streams: Vec::new(),
+            sync: SyncNames::default(),
+            admits: false,
+            parameters: BTreeMap::new(),
+            pending_restart: Vec::new(),
+        }
+    }
+
     /// Where the directory ends, where that is known without a recovery.
     #[must_use]
     pub fn position(&self) -> Option<WalPosition> {

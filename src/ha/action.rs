@@ -11,7 +11,7 @@ use crate::control::Command;
 use crate::env::{StartAs, StopHow, SyncNames, Upstream};
 use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId};
 
-use super::event::{HeartbeatAnswer, RequestId};
+use super::event::{Ask, HeartbeatAnswer, RequestId};
 use super::lease::Lease;
 use super::report::Report;
 
@@ -81,8 +81,8 @@ pub enum Action {
         sent: Moment,
         /// The report.
         report: Box<Report>,
-        /// The epoch to renew.
-        renew: Option<Epoch>,
+        /// What it asks for.
+        ask: Ask,
     },
     /// ReadIndex; ends with `ReadConfirmed`.
     ConfirmLeadership {
@@ -202,12 +202,16 @@ impl fmt::Display for Action {
                 write!(f, "arm guard for {} until {deadline}", lease.epoch)
             }
             Self::DisarmGuard { epoch } => write!(f, "disarm guard of {epoch}"),
-            Self::SendHeartbeat { to, renew: Some(e), .. } => write!(f, "renew {e} at {to}"),
-            Self::SendHeartbeat { to, renew: None, .. } => write!(f, "report to {to}"),
+            Self::SendHeartbeat { to, ask, .. } => match ask {
+                Ask::Nothing => write!(f, "report to {to}"),
+                Ask::Renewal(epoch) => write!(f, "renew {epoch} at {to}"),
+                Ask::Currency => write!(f, "ask {to} what is in force"),
+            },
             Self::ConfirmLeadership { .. } => f.write_str("confirm leadership"),
-            Self::AnswerHeartbeat { answer, .. } => match answer.renewed {
-                Some(epoch) => write!(f, "grant {epoch}"),
-                None => f.write_str("answer"),
+            Self::AnswerHeartbeat { answer, .. } => match (answer.renewed, answer.in_force) {
+                (Some(epoch), _) => write!(f, "grant {epoch}"),
+                (None, Some(version)) => write!(f, "answer that control v{version} is in force"),
+                (None, None) => f.write_str("answer"),
             },
             Self::AnswerChore { answer: Ok(what) | Err(what), .. } => f.write_str(what),
             Self::Propose { id, command, .. } => write!(f, "{id} propose: {command}"),

@@ -3,7 +3,7 @@
 //!
 //! It decides nothing; `desire` and `fencing` do, from what is kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::control::ControlState;
@@ -12,6 +12,7 @@ use crate::ids::{ActionId, Epoch, Lsn, Moment, NodeId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
+use super::event::Chore;
 use super::lease::Lease;
 use super::report::{ReceiverReport, Report};
 use super::role::Role;
@@ -26,6 +27,9 @@ pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long an upstream has to insist that it will never stream before its word is acted on: a
 /// copy of everything is dear, and what a server says in the middle of a change may not last.
 const STARVED_LIMIT: Duration = Duration::from_secs(5);
+/// For how long the word of a confirmed leader counts: a round trip, the review after it, and the
+/// stop of a standby that is to be replaced.
+const IN_FORCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A verb under way.
 #[derive(Clone, Debug)]
@@ -108,12 +112,8 @@ pub(super) struct Agent {
     pub(super) needs_clone: bool,
     /// The parameters that its Postgres did not take, and why.
     pub(super) not_taken: Option<(BTreeMap<String, String>, String)>,
-    /// An operator wants its Postgres to be restarted.
-    pub(super) restart_wanted: bool,
-    /// An operator wants its Postgres to read its files again.
-    pub(super) reload_wanted: bool,
-    /// An operator wants its directory to be replaced by a copy.
-    pub(super) copy_wanted: bool,
+    /// What an operator asked for, and was not done yet.
+    pub(super) chores: BTreeSet<Chore>,
     /// The proposal under way.
     pub(super) proposal: Option<(ActionId, Moment)>,
     /// The promise made for a vacancy, and the position that goes with it.
@@ -124,6 +124,10 @@ pub(super) struct Agent {
     /// Where the directory was last seen to end, since it was last replaced. A server that is down
     /// may not be able to tell; it has not become less.
     pub(super) ended_at: Option<Lsn>,
+    /// It would replace its directory, and waits to hear that its record is in force.
+    pub(super) doubts: bool,
+    /// What a confirmed leader last said to be in force, and when that was asked.
+    pub(super) in_force: Option<(u64, Moment)>,
     /// Heartbeats without an answer, in a row.
     pub(super) unanswered: u32,
     /// Whose turn it is to relay.
@@ -159,13 +163,13 @@ impl Agent {
             failures: 0,
             needs_clone: false,
             not_taken: None,
-            restart_wanted: false,
-            reload_wanted: false,
-            copy_wanted: false,
+            chores: BTreeSet::new(),
             proposal: None,
             detached: None,
             tail: None,
             ended_at: None,
+            doubts: false,
+            in_force: None,
             unanswered: 0,
             relay_turn: 0,
             trouble: None,
@@ -231,6 +235,17 @@ impl Agent {
         }
     }
 
+    pub(super) fn forget_starvation(&mut self) {
+        self.starved = None;
+        self.starving_since = None;
+    }
+
+    /// The directory is another one: what was known of the one before is void.
+    pub(super) fn note_replaced(&mut self) {
+        self.forget_starvation();
+        self.ended_at = None;
+    }
+
     /// Whether Postgres cannot be looked at, for longer than a busy moment.
     pub(super) fn is_blind(&self, now: Moment) -> bool {
         self.blind_since.is_some_and(|since| now.since(since) >= HUNG_LIMIT)
@@ -238,7 +253,7 @@ impl Agent {
 
     /// A stop has returned: whatever the last look saw, no process exists any more.
     pub(super) fn note_stopped(&mut self) {
-        self.restart_wanted = false;
+        self.chores.remove(&Chore::Restart);
         self.attachment = Attachment::Cleared;
         self.unseen = None;
         if let Some((observation, _)) = &mut self.observed {
@@ -274,6 +289,13 @@ impl Agent {
             Attachment::To(..) => true,
         };
         seen.receiver.is_some() || configured
+    }
+
+    /// Whether the record that this member knows was in force a moment ago.
+    pub(super) fn is_up_to_date(&self, control: &ControlState, now: Moment) -> bool {
+        self.in_force.is_some_and(|(version, asked)| {
+            version <= control.version && now.since(asked) < IN_FORCE_LIMIT
+        })
     }
 
     /// Forgets crashes that are too long ago to count.

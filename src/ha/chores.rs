@@ -11,6 +11,14 @@ use super::state::Core;
 impl Core {
     /// What will be done, or why nothing is.
     pub(super) fn take_on(&mut self, chore: Chore) -> Result<String, String> {
+        let answer = self.judge(chore);
+        if answer.is_ok() {
+            self.agent.chores.insert(chore);
+        }
+        answer
+    }
+
+    fn judge(&self, chore: Chore) -> Result<String, String> {
         let me = self.me;
         if !self.control.keeps_data(me) {
             return Err(format!("{me} keeps no data, so it has no Postgres"));
@@ -21,14 +29,8 @@ impl Core {
             Chore::Restart | Chore::Reload if !runs => {
                 Err(format!("the Postgres of {me} does not run"))
             }
-            Chore::Restart => {
-                self.agent.restart_wanted = true;
-                Ok(format!("{me} restarts its Postgres"))
-            }
-            Chore::Reload => {
-                self.agent.reload_wanted = true;
-                Ok(format!("the Postgres of {me} reads its files again"))
-            }
+            Chore::Restart => Ok(format!("{me} restarts its Postgres")),
+            Chore::Reload => Ok(format!("the Postgres of {me} reads its files again")),
             Chore::Reinitialise if holder == Some(me) => {
                 Err(format!("{me} holds primacy: its data are the ones that others copy"))
             }
@@ -36,7 +38,6 @@ impl Core {
                 Err("nobody holds primacy, so there is nobody to copy from".into())
             }
             Chore::Reinitialise => {
-                self.agent.copy_wanted = true;
                 Ok(format!("{me} is copied anew; its present directory is set aside"))
             }
         }

@@ -12,7 +12,7 @@ use crate::ids::{Epoch, Moment, NodeId, Term, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::election::{Ballot, Failure, Obstacle};
-use super::event::RequestId;
+use super::event::{Ask, RequestId};
 use super::lease::LeaseLedger;
 use super::report::{Report, report_limit};
 use super::sync::SyncWatch;
@@ -48,8 +48,8 @@ pub(super) struct Coordinator {
     pub(super) ledger: LeaseLedger,
     /// What the members last said.
     pub(super) seen: BTreeMap<NodeId, Seen>,
-    /// Renewals whose confirmation is under way.
-    pub(super) renewals: BTreeMap<RequestId, (NodeId, Epoch)>,
+    /// Who asked for what, while the confirmation of this leadership is under way.
+    pub(super) asked: BTreeMap<RequestId, (NodeId, Ask)>,
     /// The epoch and the vacancy as they were last looked at, and since when they are so.
     epoch: Epoch,
     given_at: Moment,
@@ -88,7 +88,7 @@ impl Coordinator {
             led_since,
             ledger: LeaseLedger::new(led_since),
             seen: BTreeMap::new(),
-            renewals: BTreeMap::new(),
+            asked: BTreeMap::new(),
             epoch: control.primacy.epoch,
             given_at: led_since,
             vacant_since: None,

@@ -14,6 +14,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 
 use super::action::Verb;
 use super::agent::{Agent, Attachment, HUNG_LIMIT};
+use super::event::Chore;
 use super::fencing::is_strangers;
 use super::patience::out_of_patience;
 use super::rejoin::{Mend, Relation, compare};
@@ -34,6 +35,8 @@ pub(super) enum Desire {
     Do(Verb),
     /// Something to the control state.
     Propose(Command),
+    /// Nothing, before it is known that the record is in force.
+    Doubt,
     /// Nothing, and a person should know why.
     Trouble(String),
 }
@@ -58,7 +61,7 @@ impl Situation<'_> {
             Desire::Rest | Desire::Look(_) | Desire::Do(Verb::Start(_)) => {
                 self.housekeeping().unwrap_or(next)
             }
-            Desire::Do(_) | Desire::Propose(_) | Desire::Trouble(_) => next,
+            Desire::Do(_) | Desire::Propose(_) | Desire::Doubt | Desire::Trouble(_) => next,
         }
     }
 
@@ -74,11 +77,15 @@ impl Situation<'_> {
             return None;
         }
         let refused = self.agent.not_taken.as_ref().is_some_and(|(refused, _)| refused == wanted);
-        if (self.seen.parameters != *wanted && !refused) || self.agent.reload_wanted {
+        if (self.seen.parameters != *wanted && !refused) || self.asked(Chore::Reload) {
             return Some(Desire::Do(Verb::Configure(wanted.clone())));
         }
-        let restart = self.agent.restart_wanted && self.seen.process == Process::Up;
+        let restart = self.asked(Chore::Restart) && self.seen.process == Process::Up;
         restart.then_some(Desire::Do(Verb::Stop(StopHow::Fast)))
+    }
+
+    fn asked(&self, chore: Chore) -> bool {
+        self.agent.chores.contains(&chore)
     }
 
     fn of_role(&self) -> Desire {
@@ -262,23 +269,28 @@ impl Situation<'_> {
             return Desire::Do(if builds { Verb::Initialise } else { Verb::Clone(upstream) });
         }
         // What this cluster's own first start left behind, which is set aside.
-        let copy = self.agent.needs_clone || self.agent.copy_wanted || self.agent.starved.is_some();
+        let copy = self.agent.needs_clone || self.asked(Chore::Reinitialise);
         if self.is_foreign() || copy {
-            return self.when_down(Verb::Clone(upstream));
+            return self.replace(Verb::Clone(upstream));
         }
         match self.relation() {
+            Relation::Behind | Relation::Unknown if self.agent.starved.is_some() => {
+                self.replace(Verb::Clone(upstream))
+            }
             Relation::Behind => self.follow(upstream),
             Relation::Diverged { .. } if self.sabotage.is(Saboteur::RejoinWithoutRewind) => {
                 self.follow(upstream)
             }
-            Relation::Diverged { mend: Mend::Rewind, .. } => self.when_down(Verb::Rewind(upstream)),
+            Relation::Diverged { mend: Mend::Rewind, .. } => self.replace(Verb::Rewind(upstream)),
             Relation::Diverged { mend: Mend::Copy, .. } | Relation::Unrelated => {
-                self.when_down(Verb::Clone(upstream))
+                self.replace(Verb::Clone(upstream))
             }
             Relation::Unknown => match self.seen.process {
                 // It was up, and its planned stop did not end. To recover it so as to measure it
                 // once more would only lead to the same stop; a rewind recovers first by itself.
-                Process::Down { .. } if self.agent.cut_short => Desire::Do(Verb::Rewind(upstream)),
+                Process::Down { .. } if self.agent.cut_short => {
+                    self.replace(Verb::Rewind(upstream))
+                }
                 Process::Down { .. } => self.start_behind(upstream),
                 Process::Starting | Process::Up | Process::Stopping | Process::Hung => {
                     Desire::Look(LOOK_LATER)
@@ -365,7 +377,13 @@ impl Situation<'_> {
         self.seen.system.is_some() && self.seen.flushed.is_none() && self.seen.complete
     }
 
-    fn when_down(&self, verb: Verb) -> Desire {
+    /// I7: what a directory has and its replacement lacks can only be told from the record, and
+    /// this member's may be old: whom it names as primary may be one again, with another history.
+    fn replace(&self, verb: Verb) -> Desire {
+        let in_force = self.agent.is_up_to_date(self.control, self.now);
+        if !in_force && !self.sabotage.is(Saboteur::ReplaceOnAnOldRecord) {
+            return Desire::Doubt;
+        }
         match self.seen.process {
             Process::Down { .. } => Desire::Do(verb),
             Process::Up | Process::Starting => Desire::Do(Verb::Stop(StopHow::Fast)),

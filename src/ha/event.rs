@@ -18,7 +18,7 @@ use super::report::Report;
 pub struct RequestId(pub u64);
 
 /// What an operator may ask of one member for its own Postgres.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Chore {
     /// Stop it and start it again.
@@ -113,14 +113,14 @@ pub enum Event {
         /// Whether it is in force.
         ok: bool,
     },
-    /// A member reported, and asks to renew where `renew` names an epoch.
+    /// A member reported, and may ask for something.
     Heartbeat {
         /// The request to answer.
         request: RequestId,
         /// The report.
         report: Box<Report>,
-        /// The epoch to renew.
-        renew: Option<Epoch>,
+        /// What it asks for.
+        ask: Ask,
     },
     /// The answer to this member's own heartbeat.
     HeartbeatAnswered {
@@ -155,6 +155,19 @@ pub enum Event {
     },
 }
 
+/// What a heartbeat asks for, beyond being heard. Whoever asks for something is answered once a
+/// quorum has confirmed the leader since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// More time for this primacy.
+    Renewal(Epoch),
+    /// Which control state is in force: one that may be old is no ground to replace a directory.
+    Currency,
+}
+
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HeartbeatAnswer {
@@ -164,13 +177,16 @@ pub struct HeartbeatAnswer {
     pub renewed: Option<Epoch>,
     /// For how long, from the moment the request was sent, in milliseconds.
     pub lease_ms: u64,
+    /// The version of the control state that was in force when a quorum confirmed the leader, where
+    /// that was asked for.
+    pub in_force: Option<u64>,
 }
 
 impl HeartbeatAnswer {
     /// The answer of a member that grants nothing.
     #[must_use]
     pub fn nothing(leader: Option<NodeId>) -> Self {
-        Self { leader, renewed: None, lease_ms: 0 }
+        Self { leader, renewed: None, lease_ms: 0, in_force: None }
     }
 }
 
@@ -208,11 +224,15 @@ impl fmt::Display for Event {
             Self::GuardArmed { lease, ok: false, .. } => {
                 write!(f, "guard not armed for {}", lease.epoch)
             }
-            Self::Heartbeat { report, renew: Some(e), .. } => write!(f, "{report} renews {e}"),
-            Self::Heartbeat { report, renew: None, .. } => write!(f, "{report}"),
-            Self::HeartbeatAnswered { to, answer: Some(a), .. } => match a.renewed {
-                Some(epoch) => write!(f, "{to} renewed {epoch}"),
-                None => write!(f, "{to} heard"),
+            Self::Heartbeat { report, ask, .. } => match ask {
+                Ask::Nothing => write!(f, "{report}"),
+                Ask::Renewal(epoch) => write!(f, "{report} renews {epoch}"),
+                Ask::Currency => write!(f, "{report} asks what is in force"),
+            },
+            Self::HeartbeatAnswered { to, answer: Some(a), .. } => match (a.renewed, a.in_force) {
+                (Some(epoch), _) => write!(f, "{to} renewed {epoch}"),
+                (None, Some(version)) => write!(f, "{to}: control v{version} is in force"),
+                (None, None) => write!(f, "{to} heard"),
             },
             Self::HeartbeatAnswered { to, answer: None, .. } => write!(f, "{to} silent"),
             Self::ReadConfirmed { term: Some(t), .. } => write!(f, "confirmed in {t}"),

@@ -90,7 +90,9 @@ mod tests;
 mod timers;
 
 pub use action::{Action, Divergence, Verb};
-pub use event::{Chore, Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId};
+pub use event::{
+    Ask, Chore, Event, Finished, HeartbeatAnswer, NEAR_ENTRIES_MAX, RaftView, RequestId,
+};
 pub use lease::Lease;
 pub use report::{ReceiverReport, Report};
 pub use role::Role;

@@ -12,7 +12,7 @@ use super::action::{Action, Verb};
 use super::agent::{Attachment, Busy, Unseen};
 use super::coordinator::Coordinator;
 use super::desire::{Desire, Situation};
-use super::event::{Event, Finished, HeartbeatAnswer, RaftView, RequestId};
+use super::event::{Ask, Chore, Event, Finished, HeartbeatAnswer, RaftView, RequestId};
 use super::fencing::must_fence;
 use super::lease::Lease;
 use super::membership;
@@ -47,8 +47,8 @@ impl Core {
             Event::Observed { id, outcome } => self.on_observed(id, outcome, actions),
             Event::VerbDone { id, outcome } => self.on_verb_done(id, outcome, actions),
             Event::GuardArmed { id, lease, ok } => self.on_guard_armed(id, lease, ok),
-            Event::Heartbeat { request, report, renew } => {
-                self.on_heartbeat(request, *report, renew, actions);
+            Event::Heartbeat { request, report, ask } => {
+                self.on_heartbeat(request, *report, ask, actions);
             }
             Event::HeartbeatAnswered { to: _, sent, answer } => {
                 self.on_answered(sent, answer, actions);
@@ -103,7 +103,7 @@ impl Core {
             self.agent.detached = None;
             self.agent.not_up_since = None;
             // That was said by the primary before.
-            self.agent.starved = None;
+            self.agent.forget_starvation();
             if self.is_holder() {
                 self.send_heartbeat(actions);
             }
@@ -182,9 +182,8 @@ impl Core {
             }
             Verb::Clone(_) => {
                 self.agent.needs_clone = false;
-                self.agent.copy_wanted = false;
-                self.agent.starved = None;
-                self.agent.ended_at = None;
+                self.agent.chores.remove(&Chore::Reinitialise);
+                self.agent.note_replaced();
             }
             Verb::Start(StartAs::Primary { epoch, sync }) => {
                 self.agent.attachment = Attachment::Cleared;
@@ -203,10 +202,10 @@ impl Core {
                 self.agent.attachment = Attachment::Cleared;
             }
             Verb::Stop(_) => self.agent.note_stopped(),
-            Verb::Rewind(_) => self.agent.ended_at = None,
+            Verb::Rewind(_) => self.agent.note_replaced(),
             Verb::Configure(_) => {
                 self.agent.not_taken = None;
-                self.agent.reload_wanted = false;
+                self.agent.chores.remove(&Chore::Reload);
             }
             Verb::Initialise | Verb::Admit => {}
         }
@@ -231,6 +230,7 @@ impl Core {
         self.timers.set_no_later(Timer::AgentReview, self.agent.retry_at);
         let for_good = !why.is_transient();
         if let (true, Verb::Configure(parameters)) = (for_good, &busy.verb) {
+            self.agent.chores.remove(&Chore::Reload);
             self.agent.not_taken = Some((parameters.clone(), format!("parameters: {why}")));
         }
         if for_good && matches!(busy.verb, Verb::Rewind(_) | Verb::Start(StartAs::Standby { .. })) {
@@ -287,6 +287,9 @@ impl Core {
         } else {
             self.agent.unanswered = self.agent.unanswered.saturating_add(1);
         }
+        if let Some(version) = answer.in_force {
+            self.agent.in_force = Some((version, sent));
+        }
         let Some(epoch) = answer.renewed else { return };
         let lease = Duration::from_millis(answer.lease_ms);
         let lease = Lease::granted(epoch, sent, self.now, lease, self.sabotage);
@@ -299,7 +302,7 @@ impl Core {
         &mut self,
         request: RequestId,
         report: Report,
-        renew: Option<Epoch>,
+        ask: Ask,
         actions: &mut Vec<Action>,
     ) {
         let Some(coordinator) = &mut self.coordinator else {
@@ -309,12 +312,12 @@ impl Core {
         };
         let node = report.node;
         coordinator.on_report(report, &self.control, self.now, self.sabotage);
-        if let Some(epoch) = renew {
-            coordinator.renewals.insert(request, (node, epoch));
-            actions.push(Action::ConfirmLeadership { request });
-        } else {
+        if ask == Ask::Nothing {
             let answer = HeartbeatAnswer::nothing(Some(self.me));
             actions.push(Action::AnswerHeartbeat { request, answer });
+        } else {
+            coordinator.asked.insert(request, (node, ask));
+            actions.push(Action::ConfirmLeadership { request });
         }
     }
 
@@ -328,15 +331,18 @@ impl Core {
     ) {
         let mut answer = HeartbeatAnswer::nothing(self.raft.leader);
         if let Some(coordinator) = &mut self.coordinator
-            && let Some((node, epoch)) = coordinator.renewals.remove(&request)
+            && let Some((node, ask)) = coordinator.asked.remove(&request)
+            && term == Some(coordinator.term)
         {
-            let primacy = &self.control.primacy;
-            let held = primacy.holder == Some(node) && primacy.epoch == epoch;
-            let careless = self.sabotage.is(Saboteur::RenewAfterVacate);
-            if term == Some(coordinator.term) && (held || careless) {
-                coordinator.ledger.renewal_confirmed(self.now);
-                answer.renewed = Some(epoch);
-                answer.lease_ms = self.control.settings.timing.lease_ms;
+            answer.in_force = Some(self.control.version);
+            if let Ask::Renewal(epoch) = ask {
+                let primacy = &self.control.primacy;
+                let held = primacy.holder == Some(node) && primacy.epoch == epoch;
+                if held || self.sabotage.is(Saboteur::RenewAfterVacate) {
+                    coordinator.ledger.renewal_confirmed(self.now);
+                    answer.renewed = Some(epoch);
+                    answer.lease_ms = self.control.settings.timing.lease_ms;
+                }
             }
         }
         actions.push(Action::AnswerHeartbeat { request, answer });
@@ -391,7 +397,9 @@ impl Core {
             may_restart,
             sabotage: self.sabotage,
         };
-        match situation.desire() {
+        let desire = situation.desire();
+        let doubted = std::mem::replace(&mut self.agent.doubts, desire == Desire::Doubt);
+        match desire {
             Desire::Rest => self.agent.trouble = None,
             Desire::Look(after) => {
                 self.timers.set_no_later(Timer::AgentReview, self.now + after);
@@ -399,6 +407,9 @@ impl Core {
             Desire::Do(verb) => self.start_verb(verb, actions),
             Desire::Propose(command) => self.propose(command, actions),
             Desire::Trouble(why) => self.agent.trouble = Some(why),
+            // Asked at once, and then with every heartbeat.
+            Desire::Doubt if doubted => {}
+            Desire::Doubt => self.send_heartbeat(actions),
         }
     }
 
@@ -480,9 +491,15 @@ impl Core {
     /// L1: the instant of sending is noted before the message leaves. A relay only makes it older.
     pub(super) fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
         let Some(to) = self.heartbeat_target() else { return };
-        let renew = self.wants_lease().then_some(self.control.primacy.epoch);
+        let ask = if self.wants_lease() {
+            Ask::Renewal(self.control.primacy.epoch)
+        } else if self.agent.doubts {
+            Ask::Currency
+        } else {
+            Ask::Nothing
+        };
         let report = Box::new(self.agent.report(self.me, &self.control, self.now));
-        actions.push(Action::SendHeartbeat { to, sent: self.now, report, renew });
+        actions.push(Action::SendHeartbeat { to, sent: self.now, report, ask });
     }
 
     /// The leader, or, where it does not answer, the other members in turn: one of them may reach

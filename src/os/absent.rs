@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::env::{
-    Armed, Guard, GuardError, Observation, Postgres, PostgresError, Process, RewindReport, Side,
-    StartAs, StopHow, SyncNames, TimelineBirth, Upstream,
+    Armed, Guard, GuardError, Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow,
+    SyncNames, TimelineBirth, Upstream,
 };
 use crate::ids::{Epoch, Moment, SystemId};
 
@@ -23,7 +23,7 @@ impl<P: Postgres> Postgres for IfAny<P> {
     async fn observe(&self) -> Result<Observation, PostgresError> {
         match &self.0 {
             Some(server) => server.observe().await,
-            None => Ok(nothing()),
+            None => Ok(Observation::of_nothing()),
         }
     }
 
@@ -76,26 +76,6 @@ impl<P: Postgres> Postgres for IfAny<P> {
             Some(server) => server.stop(how).await,
             None => Ok(()),
         }
-    }
-}
-
-fn nothing() -> Observation {
-    Observation {
-        system: None,
-        ever_started: false,
-        process: Process::Down { clean: true },
-        side: Side::Standby,
-        history: Vec::new(),
-        complete: true,
-        flushed: None,
-        replayed: None,
-        receiver: None,
-        starved: None,
-        streams: Vec::new(),
-        sync: SyncNames::default(),
-        admits: false,
-        parameters: BTreeMap::new(),
-        pending_restart: Vec::new(),
     }
 }
 

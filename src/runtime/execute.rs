@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::control::{Applied, Command};
 use crate::env::{Armed, Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
-use crate::ha::{Action, Event, HeartbeatAnswer, Lease, Report, RequestId};
+use crate::ha::{Action, Ask, Event, HeartbeatAnswer, Lease, Report, RequestId};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
 
@@ -35,8 +35,8 @@ impl<E: NodeEnv> Node<E> {
                 self.order_guard(GuardOrder::Arm { id, lease, deadline });
             }
             Action::DisarmGuard { epoch } => self.order_guard(GuardOrder::Disarm { epoch }),
-            Action::SendHeartbeat { to, sent, report, renew } => {
-                self.send_heartbeat(to, sent, report, renew);
+            Action::SendHeartbeat { to, sent, report, ask } => {
+                self.send_heartbeat(to, sent, report, ask);
             }
             Action::ConfirmLeadership { request } => self.shared.spawn(confirm(shared, request)),
             Action::AnswerHeartbeat { request, answer } => self.answer(request, answer),
@@ -58,20 +58,14 @@ impl<E: NodeEnv> Node<E> {
         }
     }
 
-    fn send_heartbeat(
-        &mut self,
-        to: NodeId,
-        sent: Moment,
-        report: Box<Report>,
-        renew: Option<Epoch>,
-    ) {
+    fn send_heartbeat(&mut self, to: NodeId, sent: Moment, report: Box<Report>, ask: Ask) {
         let shared = self.shared.clone();
         if to != shared.config.node {
-            self.shared.spawn(heartbeat(shared, to, sent, report, renew));
+            self.shared.spawn(heartbeat(shared, to, sent, report, ask));
             return;
         }
         let request = self.wait_for(Waiting::Own { sent });
-        let event = Event::Heartbeat { request, report, renew };
+        let event = Event::Heartbeat { request, report, ask };
         self.shared.spawn(async move { shared.tell(event).await });
     }
 
@@ -194,9 +188,9 @@ async fn heartbeat<E: NodeEnv>(
     to: NodeId,
     sent: Moment,
     report: Box<Report>,
-    renew: Option<Epoch>,
+    ask: Ask,
 ) {
-    let request = Request::Heartbeat { report, renew, relayed: false };
+    let request = Request::Heartbeat { report, ask, relayed: false };
     let answer = match shared.peer(to) {
         None => None,
         Some(peer) => match shared.env.network().call(&peer, request, HEARTBEAT_DEADLINE).await {
@@ -254,11 +248,11 @@ async fn put<E: NodeEnv>(
 pub(super) async fn deliver<E: NodeEnv>(
     shared: &Shared<E>,
     report: Box<Report>,
-    renew: Option<Epoch>,
+    ask: Ask,
     reply: ReplyTo<Response<E::Rt>>,
 ) {
     // Where the loop has ended the caller sees a timeout.
-    let _ = shared.inbox.send(Input::Heartbeat { report, renew, reply }).await;
+    let _ = shared.inbox.send(Input::Heartbeat { report, ask, reply }).await;
 }
 
 /// Puts an operator's command to the log on behalf of somebody who asked this member.

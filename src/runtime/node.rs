@@ -56,7 +56,7 @@ pub(super) enum Input<E: NodeEnv> {
     /// A heartbeat of another member, with the way back.
     Heartbeat {
         report: Box<crate::ha::Report>,
-        renew: Option<crate::ids::Epoch>,
+        ask: crate::ha::Ask,
         reply: ReplyTo<Response<E::Rt>>,
     },
     /// A question for what the members last said. It changes nothing.
@@ -203,9 +203,9 @@ async fn live<E: NodeEnv>(
                 return other_cluster(shared, &control).into();
             }
             Some(Input::Event(event)) => event,
-            Some(Input::Heartbeat { report, renew, reply }) => {
+            Some(Input::Heartbeat { report, ask, reply }) => {
                 let request = node.wait_for(Waiting::Remote(reply));
-                Event::Heartbeat { request, report, renew }
+                Event::Heartbeat { request, report, ask }
             }
             Some(Input::Reports { reply }) => {
                 reply.send(reports_of(&core, shared.env.clock().now()));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::control::Command;
 use crate::env::{Incoming, Network, ReplyTo};
-use crate::ha::{HeartbeatAnswer, Report};
-use crate::ids::{Epoch, NodeId};
+use crate::ha::{Ask, HeartbeatAnswer, Report};
+use crate::ids::NodeId;
 use crate::sabotage::Saboteur;
 
 use super::NodeEnv;
@@ -37,8 +37,8 @@ async fn answer<E: NodeEnv>(shared: Arc<Shared<E>>, incoming: Arrived<E>) {
         {
             reply.send(Response::Refused(format!("{from} cannot report for {}", report.node)));
         }
-        Request::Heartbeat { report, renew, relayed } => {
-            heartbeat(&shared, report, renew, relayed, reply).await;
+        Request::Heartbeat { report, ask, relayed } => {
+            heartbeat(&shared, report, ask, relayed, reply).await;
         }
         Request::Propose(command) => {
             reply.send(propose(&shared, from, *command).await);
@@ -71,17 +71,17 @@ fn may_report<E: NodeEnv>(
 async fn heartbeat<E: NodeEnv>(
     shared: &Shared<E>,
     report: Box<Report>,
-    renew: Option<Epoch>,
+    ask: Ask,
     relayed: bool,
     reply: ReplyTo<Response<E::Rt>>,
 ) {
     let leader = shared.raft.view().leader;
     let pass_on = leader.filter(|leader| !relayed && *leader != shared.config.node);
     let Some(peer) = pass_on.and_then(|leader| shared.peer(leader)) else {
-        deliver(shared, report, renew, reply).await;
+        deliver(shared, report, ask, reply).await;
         return;
     };
-    let request = Request::Heartbeat { report, renew, relayed: true };
+    let request = Request::Heartbeat { report, ask, relayed: true };
     let answer = match shared.env.network().call(&peer, request, RELAY_DEADLINE).await {
         Ok(Response::Heartbeat(answer)) => answer,
         Ok(_) | Err(_) => HeartbeatAnswer::nothing(leader),

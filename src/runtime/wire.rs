@@ -9,8 +9,8 @@ use openraft_rt::AsyncRuntime;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Applied, Command};
-use crate::ha::{Chore, HeartbeatAnswer, Report};
-use crate::ids::{Epoch, Incarnation};
+use crate::ha::{Ask, Chore, HeartbeatAnswer, Report};
+use crate::ids::Incarnation;
 
 use super::raft::TypeConfig;
 
@@ -35,13 +35,12 @@ pub enum Request<Rt: AsyncRuntime + Send + Sync> {
     },
     /// Raft.
     TransferLeader(TransferLeaderRequest<TypeConfig<Rt>>),
-    /// A report, and a renewal where `renew` names an epoch. A member that does not lead passes it
-    /// on, once.
+    /// A report, and what it asks for. A member that does not lead passes it on, once.
     Heartbeat {
         /// The report.
         report: Box<Report>,
-        /// The epoch to renew.
-        renew: Option<Epoch>,
+        /// What it asks for.
+        ask: Ask,
         /// Whether it was passed on already.
         relayed: bool,
     },
@@ -115,8 +114,8 @@ impl<Rt: AsyncRuntime + Send + Sync> Clone for Request<Rt> {
                 Self::Snapshot { vote: *vote, meta: meta.clone(), data: data.clone() }
             }
             Self::TransferLeader(request) => Self::TransferLeader(request.clone()),
-            Self::Heartbeat { report, renew, relayed } => {
-                Self::Heartbeat { report: report.clone(), renew: *renew, relayed: *relayed }
+            Self::Heartbeat { report, ask, relayed } => {
+                Self::Heartbeat { report: report.clone(), ask: *ask, relayed: *relayed }
             }
             Self::Propose(command) => Self::Propose(command.clone()),
             Self::Hello => Self::Hello,

@@ -66,6 +66,13 @@ impl SingleWriter {
         ack.sync.confirmations > 0 && later.all(has)
     }
 
+    /// Whether a commit of an epoch that has a successor is no second writer, however late it is
+    /// told: every later history has it, or the guarantee table promises no more.
+    pub(super) fn is_late_word(&self, ack: &Acknowledged, excuses: &Excuses) -> bool {
+        let superseded = self.inherited.keys().any(|epoch| *epoch > ack.epoch);
+        superseded && (is_excused(ack, excuses) || self.is_only_slow(ack))
+    }
+
     /// Takes an acknowledgement in; `true` where it is an overlap that nobody promised away, whose
     /// rows no later history can have.
     pub(super) fn acknowledged(
@@ -91,7 +98,7 @@ impl SingleWriter {
                 ),
             );
         }
-        let excused = ack.sync.confirmations == 0 && excuses.cover(ack.server, ack.at);
+        let excused = is_excused(ack, excuses);
         let superseded = self.inherited.keys().any(|epoch| *epoch > ack.epoch);
         let newest = self.firsts.last_key_value().map(|(e, f)| (*e, *f));
         let Some((newest, newer)) = newest.filter(|(newest, _)| *newest > ack.epoch) else {
@@ -156,6 +163,10 @@ impl SingleWriter {
         );
         findings.broken(Invariant::I1, at, what);
     }
+}
+
+fn is_excused(ack: &Acknowledged, excuses: &Excuses) -> bool {
+    ack.sync.confirmations == 0 && excuses.cover(ack.server, ack.at)
 }
 
 fn name(epoch: Option<Epoch>) -> String {

@@ -227,6 +227,8 @@ impl Oracle {
     pub fn finish(&self, last: Option<(NodeId, Epoch, &[Row])>, settled: bool) {
         let at = (self.true_time)();
         let inner = &mut *self.lock();
+        // Such a run has left its operators without an answer itself.
+        let broke_off = inner.findings.violations_total > 0;
         if let Some((server, epoch, rows)) = last {
             inner.durability.became_primary(at, server, epoch, rows, &mut inner.findings);
             inner.bounded_loss.count(at, server, epoch, rows, &mut inner.findings);
@@ -234,7 +236,9 @@ impl Oracle {
         if settled {
             inner.durability.finish(at, &mut inner.findings);
         }
-        inner.answers.finish(at, settled, &mut inner.findings);
+        if !broke_off {
+            inner.answers.finish(at, settled, &mut inner.findings);
+        }
     }
 
     /// Everything found so far.
@@ -337,7 +341,8 @@ impl Inner {
         self.one_holder.acknowledged(ack, findings);
         self.self_fencing.acknowledged(ack, &self.excuses, findings);
         let lease_until = self.self_fencing.until(ack.server, ack.epoch);
-        self.membership.acknowledged(ack, lease_until, findings);
+        let is_late_word = self.single_writer.is_late_word(ack, &self.excuses);
+        self.membership.acknowledged(ack, lease_until, is_late_word, findings);
         self.durability.acknowledged(ack, findings);
         if !overlaps {
             self.bounded_loss.acknowledged(ack);

@@ -246,10 +246,10 @@ impl Server {
         state.directory.as_ref().is_some_and(|own| !own.broken && own.is_complete())
     }
 
-    /// The cluster's parameters that it was given.
+    /// Whether these are the cluster's parameters that it was given.
     #[must_use]
-    pub fn parameters(&self) -> BTreeMap<String, String> {
-        self.0.state().parameters.clone()
+    pub fn has_parameters(&self, parameters: &BTreeMap<String, String>) -> bool {
+        self.0.state().parameters == *parameters
     }
 
     /// Where its directory ends; `None` where it is empty.

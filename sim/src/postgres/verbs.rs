@@ -216,21 +216,10 @@ pub(super) async fn within<T>(span: Duration, future: impl Future<Output = T>) -
 /// What a look at the server shows, where its process is in the state `process`.
 fn look(state: &mut State, process: Process) -> Observation {
     let mut seen = Observation {
-        system: None,
-        ever_started: false,
         process,
-        side: Side::Standby,
-        history: Vec::new(),
-        complete: true,
         parameters: state.parameters.clone(),
         pending_restart: state.pending.clone(),
-        flushed: None,
-        replayed: None,
-        receiver: None,
-        starved: None,
-        streams: Vec::new(),
-        sync: SyncNames::default(),
-        admits: false,
+        ..Observation::of_nothing()
     };
     let Some(directory) = &state.directory else {
         seen.side = Side::Primary;

@@ -292,9 +292,8 @@ impl World {
             .and_then(|machine| machine.server.position())
             .map(|position| position.flushed)
             .unwrap_or_default();
-        let synchronous =
-            self.oracle.newest().sync.target().is_some_and(|target| target.confirmations > 0);
-        let parameters = self.oracle.newest().settings.parameters.clone();
+        let newest = self.oracle.newest();
+        let synchronous = newest.sync.target().is_some_and(|target| target.confirmations > 0);
         let servers = machines.iter().map(|machine| {
             let server = &machine.server;
             let position = server.position();
@@ -309,7 +308,7 @@ impl World {
                 position,
                 streaming_from: primary.filter(|primary| server.streams_from(*primary)),
                 lag_bytes: end.ahead_of(own),
-                configured: server.parameters() == parameters,
+                configured: server.has_parameters(&newest.settings.parameters),
             }
         });
         WorldView { servers: servers.collect() }

@@ -29,7 +29,7 @@ use crate::nemesis::{self, Machines};
 use crate::place::Place;
 use crate::report::{Measured, RunOptions, RunReport, Violation};
 use crate::rt;
-use crate::scenario::{Fault, Order, Plan, PlanEvent, Process};
+use crate::scenario::{Answer, Fault, Order, Plan, PlanEvent, Process};
 use crate::sometimes::Sometimes;
 use crate::streams::lock;
 use crate::tools::entropy_of_no_seed;
@@ -173,9 +173,11 @@ async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured
         }
     }
     // Who has to recover is known once the operator's business is done.
-    let limit = true_now() + ORDERS_LIMIT;
-    while world.orders_pending() && true_now() < limit {
-        sleep(LOOK_EVERY).await;
+    orders_done(world).await;
+    if world.oracle.newest().settings.paused {
+        // The word that began the maintenance has overtaken, or outlived, the one that ended it.
+        world.give_order(Order::Resume, Answer::Any, 1, None);
+        orders_done(world).await;
     }
     let healed = true_now();
     let servers: BTreeSet<NodeId> = world.data_members();
@@ -194,6 +196,13 @@ async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured
         sleep(LOOK_EVERY).await;
     }
     sleep(EPILOGUE).await;
+}
+
+async fn orders_done(world: &Arc<World>) {
+    let limit = true_now() + ORDERS_LIMIT;
+    while world.orders_pending() && true_now() < limit {
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 fn acknowledged_since(clients: &Workload, from: Duration) -> bool {

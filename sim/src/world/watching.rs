@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pg_replica::control::{Applied, Command};
 use pg_replica::env::{Outcome, Process};
-use pg_replica::ha::{Action, Core, Event, Finished, Verb};
+use pg_replica::ha::{Action, Ask, Core, Event, Finished, Verb};
 use pg_replica::ids::{ActionId, Moment, NodeId};
 use pg_replica::runtime::Observer;
 
@@ -153,7 +153,7 @@ impl MemberObserver {
     fn note_action(&self, action: &Action) {
         match action {
             // I5: the world's own clock reading at the instant at which the request is on its way.
-            Action::SendHeartbeat { to, sent, renew: Some(_), report } => {
+            Action::SendHeartbeat { to, sent, ask: Ask::Renewal(_), report } => {
                 let asked = Asked {
                     at: self.clock.now(),
                     lease: self.settled_lease(),

@@ -17,7 +17,7 @@ use crate::control::{
     Applied, Clearance, Command, ControlState, Member, MemberKind, Mode, Order, Settings,
 };
 use crate::env::{Observation, Outcome, Process, ReceiverState, Side, SyncNames, TimelineBirth};
-use crate::ha::{Action, Chore, Core, Event, HeartbeatAnswer, RaftView, Report, RequestId};
+use crate::ha::{Action, Ask, Chore, Core, Event, HeartbeatAnswer, RaftView, Report, RequestId};
 use crate::ids::{
     CommandId, Epoch, Incarnation, Lsn, Moment, NodeId, SystemId, Term, Timeline, WalPosition,
 };
@@ -179,14 +179,15 @@ impl Bench {
     pub(crate) fn renewed(&mut self, ms: u64) {
         self.step(ms, Event::Wake);
         let asked = self.actions.iter().rev().find_map(|action| match action {
-            Action::SendHeartbeat { to, sent, renew: Some(epoch), .. } => {
+            Action::SendHeartbeat { to, sent, ask: Ask::Renewal(epoch), .. } => {
                 Some((*to, *sent, *epoch))
             }
             _ => None,
         });
         let (to, sent, epoch) = asked.expect("a holder asks for renewal");
         let lease_ms = self.core.control().settings.timing.lease_ms;
-        let answer = HeartbeatAnswer { leader: Some(to), renewed: Some(epoch), lease_ms };
+        let answer =
+            HeartbeatAnswer { leader: Some(to), renewed: Some(epoch), lease_ms, in_force: None };
         self.step(ms, Event::HeartbeatAnswered { to, sent, answer: Some(answer) });
         let armed = self.actions.iter().rev().find_map(|action| match action {
             Action::ArmGuard { id, lease, .. } => Some((*id, *lease)),
@@ -218,7 +219,7 @@ impl Bench {
         self.step(ms, Event::LeadershipReady { term: Term(5) });
         for report in reports {
             let report = Box::new(report);
-            self.step(ms, Event::Heartbeat { request: RequestId(9), report, renew: None });
+            self.step(ms, Event::Heartbeat { request: RequestId(9), report, ask: Ask::Nothing });
         }
     }
 }

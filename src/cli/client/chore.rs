@@ -7,7 +7,7 @@ use serde_json::Map;
 use crate::ha::Chore;
 
 use super::remote::{Client, Common, Failure};
-use super::terminal::{confirm, say, say_json};
+use super::terminal::confirm;
 
 /// One member's Postgres.
 #[derive(Debug, ClapArgs)]
@@ -45,10 +45,6 @@ pub(super) async fn run(args: &Args, chore: Chore, client: &Client) -> Result<()
     let mut body = Map::new();
     body.insert("node".into(), node.clone().into());
     let answer = client.order(Method::POST, path, body).await?;
-    if client.json() {
-        say_json(&answer);
-    } else {
-        say(answer["message"].as_str().unwrap_or("done"));
-    }
+    client.tell(&answer);
     Ok(())
 }

@@ -45,11 +45,7 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<(), Failure> {
         What::Set { settings } => {
             let body = patch(settings).map_err(Failure::Usage)?;
             let answer = client.order(Method::PATCH, "/config", body).await?;
-            if client.json() {
-                say_json(&answer);
-            } else {
-                say(answer["message"].as_str().unwrap_or("done"));
-            }
+            client.tell(&answer);
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::api::Status;
 
 use super::remote::{Client, Common, Failure};
 use super::status::bytes;
-use super::terminal::{confirm, say, say_json};
+use super::terminal::confirm;
 
 /// Take primacy away.
 #[derive(Debug, ClapArgs)]
@@ -35,11 +35,7 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<(), Failure> {
     body.insert("candidate".into(), args.to.clone().into());
     body.insert("accept_data_loss".into(), args.accept_data_loss.into());
     let answer = client.order(Method::POST, "/failover", body).await?;
-    if client.json() {
-        say_json(&answer);
-    } else {
-        say(answer["message"].as_str().unwrap_or("done"));
-    }
+    client.tell(&answer);
     Ok(())
 }
 

@@ -99,11 +99,7 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<(), Failure> {
             client.order(Method::DELETE, &path, Map::new()).await?
         }
     };
-    if client.json() {
-        say_json(&answer);
-    } else {
-        say(answer["message"].as_str().filter(|text| !text.is_empty()).unwrap_or("done"));
-    }
+    client.tell(&answer);
     Ok(())
 }
 

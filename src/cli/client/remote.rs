@@ -7,6 +7,7 @@ use axum::http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::terminal::{say, say_json};
 use crate::env::{Clock, Entropy};
 use crate::ids::CommandId;
 use crate::os::http::{HttpError, HttpRequest, read_token};
@@ -88,6 +89,15 @@ impl Client {
     #[must_use]
     pub fn json(&self) -> bool {
         self.json
+    }
+
+    /// Tells how an order ended.
+    pub(super) fn tell(&self, answer: &Value) {
+        if self.json {
+            say_json(answer);
+        } else {
+            say(answer["message"].as_str().filter(|text| !text.is_empty()).unwrap_or("done"));
+        }
     }
 
     /// Reads a page as it is.

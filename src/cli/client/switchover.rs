@@ -7,7 +7,7 @@ use serde_json::Map;
 use crate::api::Status;
 
 use super::remote::{Client, Common, Failure};
-use super::terminal::{confirm, say, say_json};
+use super::terminal::confirm;
 
 /// Hand primacy over.
 #[derive(Debug, ClapArgs)]
@@ -44,10 +44,6 @@ pub(super) async fn run(args: &Args, client: &Client) -> Result<(), Failure> {
         body.insert("candidate".into(), to.clone().into());
     }
     let answer = client.order(Method::POST, "/switchover", body).await?;
-    if client.json() {
-        say_json(&answer);
-    } else {
-        say(answer["message"].as_str().unwrap_or("done"));
-    }
+    client.tell(&answer);
     Ok(())
 }

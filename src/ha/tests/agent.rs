@@ -215,6 +215,7 @@ fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
     do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
     let mut bench = Bench::new(1, control);
     bench.sees(10, Observation { flushed: Some(crate::ids::Lsn(160)), ..standby(160) });
+    bench.confirmed(12);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
     let id = bench.verb_id();
     bench.step(20, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
@@ -237,7 +238,7 @@ fn what_diverged_is_told_before_it_is_taken_away() {
         Observation { process: Process::Down { clean: true }, side: Side::Primary, ..standby(160) };
     let tells = |seen: &Observation| {
         let mut bench = Bench::new(1, control.clone());
-        bench.sees(10, seen.clone());
+        bench.sees(10, seen.clone()).confirmed(12);
         let told = bench.actions.iter().find_map(|action| match action {
             Action::Tell(told) => Some((told.from.0, told.to.map(|to| to.0))),
             _ => None,
@@ -292,6 +293,7 @@ fn a_directory_whose_timeline_number_names_another_birth_is_copied_anew() {
     let mut bench = Bench::new(3, control);
     let history = vec![birth(1, 1, 0), birth(2, 9, 100)];
     bench.sees(10, Observation { process: Process::Down { clean: true }, history, ..standby(160) });
+    bench.confirmed(12);
     assert!(matches!(bench.verbs()[..], [Verb::Clone(_)]));
 }
 

@@ -8,7 +8,7 @@ use crate::control::{
     Applied, Clearance, Command, ControlState, Member, MemberKind, Mode, Settings, VacateReason,
 };
 use crate::env::{Observation, Outcome, Process, ReceiverState, Side, SyncNames, TimelineBirth};
-use crate::ha::{Action, Core, Event, Report, Verb};
+use crate::ha::{Action, Core, Event, HeartbeatAnswer, Report, Verb};
 use crate::ids::{
     ActionId, Epoch, Incarnation, Lsn, Moment, NodeId, SystemId, Timeline, WalPosition,
 };
@@ -183,6 +183,18 @@ impl Bench {
             self.step(ms, Event::Observed { id, outcome: Outcome::Done(observation) });
         }
         self
+    }
+
+    /// A confirmed leader says that what this member knows is in force.
+    pub(super) fn confirmed(&mut self, ms: u64) -> &mut Self {
+        self.in_force(ms, self.core.control().version)
+    }
+
+    /// A confirmed leader says which control state is in force.
+    pub(super) fn in_force(&mut self, ms: u64, version: u64) -> &mut Self {
+        let nothing = HeartbeatAnswer::nothing(Some(NodeId(2)));
+        let answer = Some(HeartbeatAnswer { in_force: Some(version), ..nothing });
+        self.step(ms, Event::HeartbeatAnswered { to: NodeId(2), sent: at(ms), answer })
     }
 
     /// The verb under way.

@@ -6,7 +6,7 @@ use super::agent::{arm_as_asked, elect_second, finish, granted, hears_leader, le
 use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
-use crate::ha::{Action, Divergence, Event, Finished, Role, Verb};
+use crate::ha::{Action, Ask, Divergence, Event, Finished, Role, Verb};
 use crate::ids::{ActionId, CommandId, Epoch, Lsn, NodeId, SystemId};
 
 fn fails() -> Outcome<Finished> {
@@ -30,7 +30,7 @@ fn cannot_look(bench: &mut Bench, ms: u64) {
 }
 
 fn renews(bench: &Bench) -> bool {
-    bench.actions.iter().any(|a| matches!(a, Action::SendHeartbeat { renew: Some(_), .. }))
+    bench.actions.iter().any(|a| matches!(a, Action::SendHeartbeat { ask: Ask::Renewal(_), .. }))
 }
 
 fn switching_over(mode: Mode) -> ControlState {
@@ -219,7 +219,7 @@ fn a_standby_is_copied_anew_when_its_upstream_insists_that_it_cannot_stream() {
         bench.sees(ms, starved());
     }
     assert_eq!(bench.verbs(), []);
-    bench.sees(5_400, starved());
+    bench.sees(5_400, starved()).confirmed(5_410);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
     let id = bench.verb_id();
     bench.step(5_500, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
@@ -259,7 +259,7 @@ fn diverged() -> (Bench, Observation) {
 #[test]
 fn before_a_copy_the_operator_is_told_which_log_only_the_old_directory_has() {
     let (mut bench, seen) = diverged();
-    bench.sees(10, seen.clone());
+    bench.sees(10, seen.clone()).confirmed(12);
     finish(&mut bench, 20);
     bench.sees(30, down(true, seen.clone()));
     let id = last_verb(&bench);
@@ -280,14 +280,40 @@ fn before_a_copy_the_operator_is_told_which_log_only_the_old_directory_has() {
 #[test]
 fn a_slow_stop_before_a_rewind_is_cut_short_once() {
     let (mut bench, seen) = diverged();
-    bench.sees(10, seen.clone());
+    bench.sees(10, seen.clone()).confirmed(12);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
     bench.step(2_020, Event::Wake);
     assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
     let id = bench.verb_id();
     bench.step(2_050, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
-    bench.sees(2_060, down(false, seen));
+    bench.sees(2_060, down(false, seen)).confirmed(2_070);
     assert!(matches!(bench.verbs()[..], [Verb::Rewind(_)]));
+}
+
+/// I7: a member that is cut off may know an old record, by which whatever its upstream has become
+/// since would be taken for the truth, and a tail of its own for nothing.
+#[test]
+fn no_directory_is_replaced_before_a_leader_says_that_the_record_is_in_force() {
+    let (mut bench, seen) = diverged();
+    bench.sees(10, seen.clone());
+    assert_eq!(bench.verbs(), [], "nobody has said so");
+    let asks = |bench: &Bench| {
+        let asked = |a: &Action| matches!(a, Action::SendHeartbeat { ask: Ask::Currency, .. });
+        bench.actions.iter().filter(|action| asked(action)).count()
+    };
+    bench.step(210, Event::Wake);
+    assert!(asks(&bench) > 0, "{:?}", bench.actions);
+    let newer = bench.core.control().version + 1;
+    bench.in_force(220, newer).sees(230, seen.clone());
+    assert_eq!(bench.verbs(), [], "another record is in force");
+    bench.confirmed(300);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Fast)]);
+    bench.step(500, Event::Wake);
+    assert_eq!(asks(&bench), 0, "it knows");
+
+    let (mut bench, seen) = diverged();
+    bench.confirmed(5).sees(3_000, seen);
+    assert_eq!(bench.verbs(), [], "that was long ago");
 }
 
 fn somebody_elses() -> Observation {

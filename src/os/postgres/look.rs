@@ -1,6 +1,5 @@
 //! Looking at the server, and at its directory where it does not run.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -92,7 +91,7 @@ pub(super) async fn look(
     followed: &Followed,
 ) -> Result<Observation, PostgresError> {
     if !plan.data.join("PG_VERSION").exists() {
-        return Ok(nothing());
+        return Ok(Observation::of_nothing());
     }
     let Some((_, status)) = postmaster(&plan.data) else {
         // Children may live on after their postmaster; they cannot be asked, and they can answer.
@@ -178,8 +177,6 @@ fn understand(
         process: Process::Up,
         side,
         complete: true,
-        parameters: BTreeMap::new(),
-        pending_restart: Vec::new(),
         history: reached(births.history(timeline, &switches(&plan.data, timeline)?), flushed),
         flushed,
         replayed: if side == Side::Primary { flushed } else { replayed },
@@ -193,6 +190,7 @@ fn understand(
             ..SyncNames::default()
         }),
         admits: admits(plan),
+        ..Observation::of_nothing()
     })
 }
 
@@ -272,16 +270,11 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
         process: if down { Process::Down { clean: control.clean } } else { process },
         side: if standby { Side::Standby } else { Side::Primary },
         complete: !lacks_log(&plan.data),
-        parameters: BTreeMap::new(),
-        pending_restart: Vec::new(),
         history: reached(births.history(timeline, &switches), end),
         flushed: end,
         replayed: end,
-        receiver: None,
-        starved: None,
-        streams: Vec::new(),
-        sync: SyncNames::default(),
         admits: !down && admits(plan),
+        ..Observation::of_nothing()
     })
 }
 
@@ -296,26 +289,6 @@ async fn end_of_log(plan: &PostgresPlan, control: &ControlFile) -> Option<Lsn> {
         .args(["-s", &format!("{:X}/{:X}", at.0 >> 32, at.0 & 0xffff_ffff)]);
     let length = record_length(&run(command).await.ok()?)?;
     Some(end_of_record(at, length, control.segment_bytes))
-}
-
-fn nothing() -> Observation {
-    Observation {
-        system: None,
-        ever_started: false,
-        process: Process::Down { clean: true },
-        side: Side::Standby,
-        complete: true,
-        parameters: BTreeMap::new(),
-        pending_restart: Vec::new(),
-        history: Vec::new(),
-        flushed: None,
-        replayed: None,
-        receiver: None,
-        starved: None,
-        streams: Vec::new(),
-        sync: SyncNames::default(),
-        admits: false,
-    }
 }
 
 fn refused(error: io::Error) -> PostgresError {
