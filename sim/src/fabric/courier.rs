@@ -52,12 +52,24 @@ struct Delivery {
     load: Load,
 }
 
+impl Load {
+    /// What waits in a lane may hold the lane itself, and would keep both for ever.
+    fn discard(self) {
+        match self {
+            Self::Datagram { .. } => {}
+            Self::Lane(lane) => lane::close(&lane),
+        }
+    }
+}
+
 impl Courier {
     /// Puts a load into the bag, and wakes the courier where it is the first to be due.
     pub(super) fn add(&self, at: Duration, load: Load) {
         let earlier = {
             let mut bag = lock(&self.bag);
             if bag.shut_down {
+                drop(bag);
+                load.discard();
                 return;
             }
             let sequence = bag.next_sequence;
@@ -77,7 +89,7 @@ impl Courier {
             bag.shut_down = true;
             std::mem::take(&mut bag.heap)
         };
-        drop(heap);
+        heap.into_iter().for_each(|delivery| delivery.load.discard());
         self.waker.wake();
     }
 

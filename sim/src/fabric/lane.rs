@@ -74,12 +74,7 @@ impl Lane {
 
     /// Drops what is under way, and whatever is sent from now on.
     pub fn close(&self) {
-        let dropped = {
-            let mut pipe = lock(&self.lane);
-            pipe.closed = true;
-            std::mem::take(&mut pipe.segments)
-        };
-        drop(dropped);
+        close(&self.lane);
     }
 
     /// Whether `close` was called.
@@ -94,6 +89,15 @@ impl fmt::Debug for Lane {
         let way = lock(&self.lane).way;
         write!(f, "Lane({} -> {})", way.from, way.to)
     }
+}
+
+pub(super) fn close(lane: &LaneRef) {
+    let dropped = {
+        let mut pipe = lock(lane);
+        pipe.closed = true;
+        std::mem::take(&mut pipe.segments)
+    };
+    drop(dropped);
 }
 
 /// The courier's visit: delivers what is due, or leaves the lane with its link while that is cut.

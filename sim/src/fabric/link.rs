@@ -68,6 +68,10 @@ struct Gate {
 }
 
 impl Link {
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &(LaneRef, Option<Port>)> {
+        self.waiting.iter()
+    }
+
     pub(super) fn block(&mut self, port: Option<Port>, now: Duration) {
         for gate in self.gates(port) {
             if gate.blocks == 0 {

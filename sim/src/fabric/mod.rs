@@ -11,7 +11,7 @@ mod link;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::clock::true_now;
@@ -22,10 +22,22 @@ pub use lane::Lane;
 pub use link::{LinkFault, Port};
 
 use courier::{Courier, Load};
-use link::Way;
+use link::{Link, Way};
 
 /// The way from a place to itself.
 const LOOPBACK: Duration = Duration::from_micros(20);
+
+/// Tells whether anybody still holds a network.
+#[derive(Clone, Debug, Default)]
+pub struct Remains(Weak<Inner>);
+
+impl Remains {
+    /// Whether somebody does.
+    #[must_use]
+    pub fn are_left(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
 
 /// The network. Its clones are the same network.
 #[derive(Clone)]
@@ -147,12 +159,20 @@ impl Fabric {
         self.resume(resumed);
     }
 
+    /// To be asked once everybody should have let go of it.
+    #[must_use]
+    pub fn remains(&self) -> Remains {
+        Remains(Arc::downgrade(&self.0))
+    }
+
     /// Ends the network: drops everything under way. What is under way may hold the fabric itself,
     /// so that a run that ends without this leaks it.
     pub fn shut_down(&self) {
         self.0.courier.shut_down();
         let links = std::mem::take(&mut lock(&self.0.state).links);
-        drop(links);
+        for (lane, _) in links.values().flat_map(Link::waiting) {
+            lane::close(lane);
+        }
     }
 
     fn fault(&self, way: Way) -> LinkFault {
@@ -184,6 +204,12 @@ impl Fabric {
         for (lane, at) in lanes {
             lane::resume(&self.0.courier, &lane, at);
         }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inner")
     }
 }
 

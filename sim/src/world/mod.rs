@@ -24,6 +24,7 @@ use pg_replica::control::Mode;
 use pg_replica::ids::NodeId;
 
 use crate::clock::{sleep, sleep_until_true, true_now};
+use crate::fabric::Remains;
 use crate::invariants::Healed;
 use crate::nemesis::{self, Machines};
 use crate::place::Place;
@@ -55,22 +56,38 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Runs a plan. Must be called on a thread that runs nothing else.
 #[must_use]
 pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
+    play(plan, options).0
+}
+
+/// The run, and whether anything of it is left: what keeps anything keeps the network.
+fn play(plan: &Plan, options: &RunOptions) -> (RunReport, Remains) {
     rt::unbind_all();
     let errors = watching::ErrorLog::install();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(plan.seed, Default::default());
     let seat: Arc<std::sync::Mutex<Option<Arc<World>>>> = Arc::default();
     let ended = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let world = World::new(plan, options);
-            *lock(&seat) = Some(world.clone());
-            let measured = live(&world, options.canary).await;
-            world.stop();
+            // Clients, operators and whoever looks on have a place that ends with the run. A task
+            // that still waited for something would keep all of the world in memory for ever.
+            let engine = madsim::runtime::Handle::current();
+            let gallery = engine.create_node().name("gallery").build();
+            let (plan, options, seat) = (plan.clone(), *options, Arc::clone(&seat));
+            let run = gallery.spawn(async move {
+                let world = World::new(&plan, &options);
+                *lock(&seat) = Some(world.clone());
+                let measured = live(&world, options.canary).await;
+                world.stop();
+                measured
+            });
+            let measured = run.await.expect("nobody ends a run but the run itself");
+            engine.kill(gallery.id());
             // The killed tasks are dropped when the engine next runs them, and not before.
             sleep(LOOK_EVERY).await;
             measured
         })
     }));
     let world = lock(&seat).take();
+    let remains = world.as_ref().map_or_else(Remains::default, |world| world.fabric.remains());
     let mut report = match (ended, &world) {
         (Ok(measured), Some(world)) => report(world, &measured),
         (ended, world) => broken_off(plan, ended.err(), world.as_deref()),
@@ -79,7 +96,7 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
         let what = format!("an error was logged: {line}");
         report.violations.push(Violation { invariant: "log".into(), at: Duration::ZERO, what });
     }
-    report.with_the_wanted_violation(plan)
+    (report.with_the_wanted_violation(plan), remains)
 }
 
 async fn live(world: &Arc<World>, canary: bool) -> Measured {
@@ -403,4 +420,25 @@ impl World {
 /// Where a member's machine is.
 fn place(node: NodeId) -> Place {
     Place::Host(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::read_file;
+
+    /// A sweep makes thousands of runs in one process.
+    #[test]
+    fn a_finished_run_leaves_nothing_behind() {
+        let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/../chaos/profiles/everything.toml");
+        let profile = read_file(profile).expect("a good profile");
+        for seed in 51..=53 {
+            let plan = profile.plan(seed);
+            let thread = std::thread::Builder::new().stack_size(16 << 20);
+            let run = thread.spawn(move || play(&plan, &RunOptions::default()));
+            let (report, remains) = run.expect("a thread").join().expect("a run catches panics");
+            assert_eq!(report.violations, []);
+            assert!(!remains.are_left(), "seed {seed}");
+        }
+    }
 }
