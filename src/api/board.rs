@@ -249,8 +249,10 @@ impl Snapshot {
                     Arc::new(dated.collect())
                 });
             }
-            Event::HeartbeatAnswered { answer: Some(_), .. } => next.answered_at = Some(now),
-            Event::HeartbeatAnswered { answer: None, .. }
+            Event::HeartbeatAnswered { answer: Some(answer), .. } if answer.heard => {
+                next.answered_at = Some(now);
+            }
+            Event::HeartbeatAnswered { .. }
             | Event::Started { .. }
             | Event::Wake
             | Event::Control(_)

@@ -128,6 +128,8 @@ pub(super) struct Agent {
     pub(super) doubts: bool,
     /// What a confirmed leader last said to be in force, and when that was asked.
     pub(super) in_force: Option<(u64, Moment)>,
+    /// Since when no leader has taken a report of this member in.
+    pub(super) unheard_since: Option<Moment>,
     /// Heartbeats without an answer, in a row.
     pub(super) unanswered: u32,
     /// Whose turn it is to relay.
@@ -170,6 +172,7 @@ impl Agent {
             ended_at: None,
             doubts: false,
             in_force: None,
+            unheard_since: None,
             unanswered: 0,
             relay_turn: 0,
             trouble: None,

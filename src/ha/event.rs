@@ -173,6 +173,8 @@ pub enum Ask {
 pub struct HeartbeatAnswer {
     /// Who answers, or is believed to lead.
     pub leader: Option<NodeId>,
+    /// Whether a leader has taken the report in.
+    pub heard: bool,
     /// The epoch that was renewed, if one was.
     pub renewed: Option<Epoch>,
     /// For how long, from the moment the request was sent, in milliseconds.
@@ -186,7 +188,7 @@ impl HeartbeatAnswer {
     /// The answer of a member that grants nothing.
     #[must_use]
     pub fn nothing(leader: Option<NodeId>) -> Self {
-        Self { leader, renewed: None, lease_ms: 0, in_force: None }
+        Self { leader, heard: false, renewed: None, lease_ms: 0, in_force: None }
     }
 }
 

@@ -17,6 +17,9 @@ use super::report::Report;
 use super::role::Role;
 use super::timers::Timers;
 
+/// How long a member may be out of touch before it says so: longer than an election.
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
+
 /// One member's decisions. Fed with events, it asks for actions; it never waits and never fails.
 #[derive(Debug)]
 pub struct Core {
@@ -97,7 +100,38 @@ impl Core {
     #[must_use]
     pub fn explain(&self) -> Option<String> {
         let obstacle = self.coordinator.as_ref().and_then(|c| c.obstacle.as_ref());
-        self.agent.trouble().or_else(|| obstacle.map(ToString::to_string))
+        let obstacle = || obstacle.map(ToString::to_string);
+        self.agent.trouble().or_else(obstacle).or_else(|| self.out_of_touch())
+    }
+
+    /// What a member says that is cut off, or that is left without a majority.
+    fn out_of_touch(&self) -> Option<String> {
+        if self.control.cluster.is_empty() {
+            return None;
+        }
+        let Some(coordinator) = &self.coordinator else {
+            let silence = self.now.since(self.agent.unheard_since?);
+            return (silence >= SILENCE_LIMIT).then(|| {
+                let seconds = silence.as_secs();
+                format!(
+                    "no leader has heard it for {seconds} s: it is cut off, or too few voters run"
+                )
+            });
+        };
+        let alive = coordinator.alive(self.now, &self.control);
+        let voters = &self.raft.voters;
+        let heard = voters.iter().filter(|n| **n == self.me || alive.contains_key(n)).count();
+        (heard * 2 <= voters.len() && self.led_for() >= SILENCE_LIMIT).then(|| {
+            format!(
+                "it hears {heard} of {} voters, itself included: nothing is decided without a \
+                 majority",
+                voters.len()
+            )
+        })
+    }
+
+    fn led_for(&self) -> Duration {
+        self.leads_since.map_or(Duration::ZERO, |(_, since)| self.now.since(since))
     }
 
     /// This member.

@@ -281,6 +281,9 @@ impl Core {
             self.agent.unanswered = self.agent.unanswered.saturating_add(1);
             return;
         };
+        if answer.heard {
+            self.agent.unheard_since = None;
+        }
         let wanted = self.is_holder();
         if answer.renewed.is_some() || !wanted {
             self.agent.unanswered = 0;
@@ -305,15 +308,15 @@ impl Core {
         ask: Ask,
         actions: &mut Vec<Action>,
     ) {
+        let mut answer = HeartbeatAnswer::nothing(self.raft.leader);
         let Some(coordinator) = &mut self.coordinator else {
-            let answer = HeartbeatAnswer::nothing(self.raft.leader);
             actions.push(Action::AnswerHeartbeat { request, answer });
             return;
         };
         let node = report.node;
         coordinator.on_report(report, &self.control, self.now, self.sabotage);
         if ask == Ask::Nothing {
-            let answer = HeartbeatAnswer::nothing(Some(self.me));
+            answer.heard = true;
             actions.push(Action::AnswerHeartbeat { request, answer });
         } else {
             coordinator.asked.insert(request, (node, ask));
@@ -334,6 +337,7 @@ impl Core {
             && let Some((node, ask)) = coordinator.asked.remove(&request)
             && term == Some(coordinator.term)
         {
+            answer.heard = true;
             answer.in_force = Some(self.control.version);
             if let Ask::Renewal(epoch) = ask {
                 let primacy = &self.control.primacy;
@@ -490,6 +494,7 @@ impl Core {
 
     /// L1: the instant of sending is noted before the message leaves. A relay only makes it older.
     pub(super) fn send_heartbeat(&mut self, actions: &mut Vec<Action>) {
+        self.agent.unheard_since.get_or_insert(self.now);
         let Some(to) = self.heartbeat_target() else { return };
         let ask = if self.wants_lease() {
             Ask::Renewal(self.control.primacy.epoch)

@@ -186,8 +186,13 @@ impl Bench {
         });
         let (to, sent, epoch) = asked.expect("a holder asks for renewal");
         let lease_ms = self.core.control().settings.timing.lease_ms;
-        let answer =
-            HeartbeatAnswer { leader: Some(to), renewed: Some(epoch), lease_ms, in_force: None };
+        let answer = HeartbeatAnswer {
+            leader: Some(to),
+            heard: true,
+            renewed: Some(epoch),
+            lease_ms,
+            in_force: None,
+        };
         self.step(ms, Event::HeartbeatAnswered { to, sent, answer: Some(answer) });
         let armed = self.actions.iter().rev().find_map(|action| match action {
             Action::ArmGuard { id, lease, .. } => Some((*id, *lease)),

@@ -6,8 +6,10 @@ use super::agent::{arm_as_asked, elect_second, finish, granted, hears_leader, le
 use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
-use crate::ha::{Action, Ask, Divergence, Event, Finished, Role, Verb};
-use crate::ids::{ActionId, CommandId, Epoch, Lsn, NodeId, SystemId};
+use crate::ha::{
+    Action, Ask, Divergence, Event, Finished, HeartbeatAnswer, RaftView, RequestId, Role, Verb,
+};
+use crate::ids::{ActionId, CommandId, Epoch, Lsn, NodeId, SystemId, Term};
 
 fn fails() -> Outcome<Finished> {
     Outcome::Failed(PostgresError::Transient("no".into()))
@@ -388,4 +390,50 @@ fn a_founder_takes_the_time_that_a_new_database_takes() {
     let verbs = bench.verbs();
     let started = matches!(verbs.last(), Some(Verb::Start(StartAs::Primary { .. })));
     assert!(started, "it is not released for having taken long: {verbs:?} {:?}", bench.commands());
+}
+
+/// What an SRE reads at a member that was left alone.
+#[test]
+fn a_member_without_a_majority_says_so() {
+    let heard = |leader| HeartbeatAnswer { heard: leader, ..HeartbeatAnswer::nothing(None) };
+    let mut bench = Bench::new(2, with_primary(3, Mode::Async));
+    hears_leader(&mut bench, 5, 1);
+    let answer =
+        |answer, ms| Event::HeartbeatAnswered { to: NodeId(1), sent: at(ms), answer: Some(answer) };
+    bench.step(10, answer(heard(true), 8));
+    bench.sees(5_000, streaming_from(1, 1, 100));
+    // Another member that passes it on to nobody is no leader.
+    bench.step(5_010, answer(heard(false), 5_000));
+    assert_eq!(bench.core.explain(), None);
+    bench.sees(9_000, streaming_from(1, 1, 100));
+    let said = bench.core.explain().expect("a reason");
+    assert!(said.contains("no leader has heard it for 4 s"), "{said}");
+    bench.step(9_010, answer(heard(true), 9_005));
+    assert_eq!(bench.core.explain(), None);
+}
+
+#[test]
+fn a_leader_that_hears_too_few_says_so() {
+    let mut bench = Bench::new(3, with_primary(3, Mode::Async));
+    let view = RaftView {
+        term: Term(2),
+        leader: Some(NodeId(3)),
+        leads: true,
+        voters: [1, 2, 3].map(NodeId).into(),
+        ..RaftView::default()
+    };
+    bench.step(1_000, Event::Raft(view)).step(1_000, Event::LeadershipReady { term: Term(2) });
+    let of_second = Bench::new(2, with_primary(3, Mode::Async)).core.agent.report(
+        NodeId(2),
+        bench.core.control(),
+        at(4_900),
+    );
+    let report = Box::new(of_second);
+    let request = RequestId(1);
+    bench.step(4_900, Event::Heartbeat { request, report, ask: Ask::Nothing });
+    bench.step(5_000, Event::Wake);
+    assert_eq!(bench.core.explain(), None);
+    bench.step(9_000, Event::Wake);
+    let said = bench.core.explain().expect("a reason");
+    assert!(said.contains("1 of 3 voters"), "{said}");
 }
