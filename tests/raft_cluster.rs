@@ -299,6 +299,7 @@ fn founding() -> Command {
         cluster: "blue".into(),
         members: (1..=3).map(|id| (NodeId(id), member(id))).collect(),
         settings: Settings::default(),
+        adopts: None,
     }
 }
 

@@ -83,6 +83,7 @@ fn founding(index: u64) -> EntryOf<C> {
         cluster: "blue".into(),
         members: (1..=3).map(|id| (NodeId(id), member(id))).collect::<BTreeMap<_, _>>(),
         settings: Settings::default(),
+        adopts: None,
     };
     EntryOf::<C> { log_id: log_id(index), payload: EntryPayload::Normal(command) }
 }

@@ -14,6 +14,8 @@ use super::answer::Refusal;
 pub struct Caller {
     /// Whether the connection comes from this very machine.
     pub loopback: bool,
+    /// Whether nobody on the way can read or change what is said.
+    pub encrypted: bool,
     /// The name in the client certificate, where one was shown and verified.
     pub certificate: Option<String>,
 }
@@ -55,6 +57,10 @@ impl Access {
     ) -> Result<(), Refusal> {
         if self.certificates && caller.is_some_and(|caller| caller.certificate.is_some()) {
             return Ok(());
+        }
+        if self.certificates && !caller.is_some_and(|caller| caller.encrypted || caller.loopback) {
+            let why = "this node speaks TLS, and changes from elsewhere have to come over it";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
         }
         if let Some(token) = &self.token {
             return self.check_token(headers, token);
@@ -127,7 +133,7 @@ mod tests {
     }
 
     fn from_here() -> Option<Caller> {
-        Some(Caller { loopback: true, certificate: None })
+        Some(Caller { loopback: true, ..Caller::default() })
     }
 
     #[test]
@@ -153,11 +159,15 @@ mod tests {
 
     #[test]
     fn a_client_certificate_does_as_well_where_they_are_configured() {
-        let caller = Caller { loopback: false, certificate: Some("n1".into()) };
+        let caller =
+            Caller { encrypted: true, certificate: Some("n1".into()), ..Caller::default() };
         let access = Access { certificates: true, ..Access::with_token("secret") };
         assert_eq!(access.may_change(&headers(&[]), Some(&caller)), Ok(()));
         let unconfigured = Access::default();
         assert!(unconfigured.may_change(&headers(&[]), Some(&caller)).is_err());
+        let in_clear = headers(&[("authorization", "Bearer secret")]);
+        let refused = access.may_change(&in_clear, Some(&Caller::default())).unwrap_err();
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "the token could be read on the way");
         let alone = Access { token: None, certificates: true };
         assert!(alone.may_change(&headers(&[]), from_here().as_ref()).is_err());
     }

@@ -70,7 +70,8 @@ fn cluster(config: &Config) -> String {
         MemberKind::Witness => format!("n{} at {} (witness)", node.0, member.peers),
     });
     let members: Vec<String> = members.collect();
-    format!("{}, founded by {}", config.cluster, members.join(", "))
+    let on = config.adopt.map(|system| format!(" on the database {}", system.0));
+    format!("{}, founded by {}{}", config.cluster, members.join(", "), on.unwrap_or_default())
 }
 
 fn kind(kind: MemberKind) -> &'static str {
@@ -81,9 +82,11 @@ fn kind(kind: MemberKind) -> &'static str {
 }
 
 fn api(config: &Config) -> String {
-    let changes = match &config.api.token_file {
-        None => "changes from this machine only",
-        Some(_) => "changes with the token",
+    let changes = match (&config.tls, &config.api.token_file) {
+        (None, None) => "changes from this machine only",
+        (None, Some(_)) => "changes with the token",
+        (Some(_), None) => "changes with a certificate of the cluster",
+        (Some(_), Some(_)) => "changes with a certificate of the cluster or the token",
     };
     format!("listening at {}, {changes}", config.api.listen)
 }

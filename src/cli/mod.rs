@@ -4,6 +4,7 @@
 //! one, write its file, and name it in [`Verb`] and in [`Verb::run`]. What a verb does to the
 //! machine it has done by `os`; here are words in and words out.
 
+mod adopt;
 mod certs;
 mod check;
 pub mod client;
@@ -40,6 +41,8 @@ enum Verb {
     Init(init::Init),
     /// Say whether a configuration is in order, and what it means.
     Check(check::Check),
+    /// Prepare an existing database for a cluster to be founded on it.
+    Adopt(adopt::Adopt),
     /// Make the certificates of a cluster, and the password of its servers.
     Certs(certs::Certs),
     /// End Postgres when its lease does. The node starts it by itself.
@@ -93,6 +96,7 @@ impl Verb {
             Self::Run(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Adopt(verb) => verb.run(),
             Self::Certs(verb) => verb.run(),
             Self::Guard(verb) => verb.run(),
             Self::Client(verb) => ask(verb),

@@ -73,9 +73,21 @@ pub(super) fn own_place(
     Ok(())
 }
 
+fn adoption(config: &Config) -> Checked {
+    if config.adopt.is_some() && config.join {
+        return Err(config.entries.wrong(
+            "adopt",
+            "a node with `join = true` founds nothing, so it takes no database over; remove this \
+             line",
+        ));
+    }
+    Ok(())
+}
+
 /// Everything that needs more than one value.
 pub(super) fn together(config: &Config) -> Checked {
     voters(config)?;
+    adoption(config)?;
     addresses(config)?;
     cleartext(config)?;
     directories(config, &|path: &Path| path.to_owned())?;

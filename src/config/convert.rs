@@ -30,6 +30,7 @@ impl Config {
             cluster: self.cluster.clone(),
             founding: founding.collect(),
             settings: Settings { parameters: self.parameters(), ..self.settings.clone() },
+            adopts: self.adopt,
             raft_heartbeat_ms: self.raft.heartbeat_ms,
             raft_election_ms: (self.raft.election_min_ms, self.raft.election_max_ms),
             raft_snapshot_every: SNAPSHOT_EVERY,

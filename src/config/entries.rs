@@ -79,7 +79,7 @@ impl Overrides {
 /// hooks are told, and what Kubernetes tells every container of a service that is called
 /// `pg-replica`.
 fn is_of_others(rest: &str) -> bool {
-    ["API", "CONFIG", "PORT"].contains(&rest)
+    ["API", "API_CA", "API_CERT", "API_KEY", "CONFIG", "PORT"].contains(&rest)
         || ["PORT_", "SERVICE_", "HOOK_"].iter().any(|start| rest.starts_with(start))
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::os::net::{Certificates, TlsError, examine_certificate};
-use crate::os::postgres::{Account, Installation, PostgresPlan, read_secret};
+use crate::os::postgres::{Account, Installation, PostgresPlan, ServerTls, read_secret};
 
 use super::check;
 use super::entries::Overrides;
@@ -90,10 +90,20 @@ impl Loaded {
             port: postgres.address.port(),
             account: account.transpose()?,
             secret: secret.0.clone(),
+            tls: self.server_tls()?,
             superuser: postgres.superuser.clone(),
             access: postgres.hba.clone(),
             parameters: postgres.parameters.clone(),
         }))
+    }
+}
+
+impl Loaded {
+    fn server_tls(&self) -> Result<Option<ServerTls>, BadConfig> {
+        let Some(files) = &self.config.tls else { return Ok(None) };
+        ServerTls::new(&files.ca, &files.cert, &files.key)
+            .map(Some)
+            .map_err(|error| self.config.wrong("tls.cert", error.to_string()))
     }
 }
 

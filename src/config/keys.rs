@@ -84,8 +84,8 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("api", "The HTTP interface: checks of load balancers, metrics, and the commands of `node`."),
     (
         "tls",
-        "Certificates, for the members among each other and for the HTTP interface; `node certs` \
-         makes them. Without them a node listens on loopback only.",
+        "Certificates, for the members and their servers among each other and for the HTTP \
+         interface; `node certs` makes them. Without them a node listens on loopback only.",
     ),
     ("postgres", "The server of this machine."),
     (
@@ -123,6 +123,13 @@ pub(crate) const KEYS: &[Key] = &[
         Flag,
         Value("false"),
         "Whether this node joins a cluster that exists; `[members]` then holds this node alone.",
+    ),
+    key(
+        "adopt",
+        Text,
+        Open("\"7412345678901234567\""),
+        "The system identifier of an existing database that the cluster is founded on: `node \
+         adopt` prepares it and prints this line. The same on every founding member.",
     ),
     key(
         "members.N.kind",

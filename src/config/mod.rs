@@ -27,7 +27,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::control::{MemberKind, Settings};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, SystemId};
 
 pub use address::Address;
 pub use entries::Overrides;
@@ -65,6 +65,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Listen beyond loopback also without certificates.
     pub allow_cleartext: bool,
+    /// The Postgres cluster that the cluster is founded on, if it is not to make a new one.
+    pub adopt: Option<SystemId>,
     /// The server of this machine; `None` on a witness.
     pub postgres: Option<PostgresConfig>,
     /// The settings that the cluster is founded with.

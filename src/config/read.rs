@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::control::{MemberKind, Mode, Settings, Timing};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, SystemId};
 
 use super::address::Address;
 use super::check;
@@ -34,6 +34,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Config, Bad
         tls: tls(&entries)?,
         allow_cleartext: entries.flag("tls.allow_cleartext"),
         postgres: postgres(&entries, me)?,
+        adopt: adopt(&entries)?,
         settings: settings(&entries)?,
         raft: RaftPace {
             heartbeat_ms: entries.number("raft.heartbeat_ms").unwrap_or_default(),
@@ -129,6 +130,17 @@ fn postgres(entries: &Entries, me: &MemberConfig) -> Result<Option<PostgresConfi
         hba: entries.lines("postgres.hba"),
         parameters: parameters.collect(),
     }))
+}
+
+/// A text, because these numbers are larger than those of TOML.
+fn adopt(entries: &Entries) -> Result<Option<SystemId>, BadConfig> {
+    let Some(text) = entries.text("adopt") else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.map(|number| Some(SystemId(number))).ok_or_else(|| {
+        let why =
+            format!("`{text}` is no system identifier; `node adopt` prints that of the database");
+        entries.wrong("adopt", why)
+    })
 }
 
 fn settings(entries: &Entries) -> Result<Settings, BadConfig> {

@@ -53,10 +53,10 @@ impl ControlState {
     /// Applies one command. The state changes wholly or not at all.
     pub fn apply(&mut self, command: &Command, sabotage: Sabotage) -> Applied {
         let verdict = match command {
-            Command::Found { cluster, members, settings } => {
+            Command::Found { cluster, members, settings, adopts } => {
                 let mut settings = settings.clone();
                 settings.longest_lease_ms = settings.longest_lease_ms.max(settings.timing.lease_ms);
-                self.found(cluster, members, settings)
+                self.found(cluster, members, settings, *adopts)
             }
             Command::Vacate { epoch, why } | Command::Release { epoch, why } => {
                 self.vacate(*epoch, why)
@@ -95,6 +95,7 @@ impl ControlState {
         cluster: &str,
         members: &BTreeMap<NodeId, Member>,
         settings: Settings,
+        adopts: Option<SystemId>,
     ) -> Verdict {
         if !self.cluster.is_empty() {
             return Err(format!("cluster {} was founded already", self.cluster));
@@ -103,6 +104,7 @@ impl ControlState {
         self.cluster = cluster.to_owned();
         self.take_founders(members);
         self.settings = settings;
+        self.system = adopts;
         self.note(format!("cluster {cluster} founded with {} members", members.len()));
         Ok(())
     }

@@ -104,6 +104,9 @@ pub enum Command {
         members: BTreeMap<NodeId, Member>,
         /// Its first settings.
         settings: Settings,
+        /// The Postgres cluster that it takes over; without one it makes a new one.
+        #[serde(default)]
+        adopts: Option<SystemId>,
     },
     /// Ends a primacy: renewals of it are refused from here on.
     Vacate {

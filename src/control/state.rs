@@ -188,7 +188,8 @@ pub struct ControlState {
     pub settings: Settings,
     /// Who holds primacy.
     pub primacy: Primacy,
-    /// The Postgres cluster's identity, from the first recorded birth on.
+    /// The Postgres cluster's identity: known from the first recorded birth on, and where one is
+    /// taken over, from the founding.
     pub system: Option<SystemId>,
     /// The births by epoch. Epochs without a line never became primary, or died before it was
     /// recorded.
@@ -222,7 +223,7 @@ impl ControlState {
     /// Whether this cluster has ever had data that it must not lose.
     #[must_use]
     pub fn is_born(&self) -> bool {
-        self.system.is_some()
+        !self.timelines.is_empty()
     }
 
     /// The recorded timeline of the present epoch, once its holder is primary.

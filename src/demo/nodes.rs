@@ -156,7 +156,7 @@ impl Nodes {
         for address in self.apis() {
             let request =
                 HttpRequest { method: Method::GET, path: "/status", token: None, body: Vec::new() };
-            let Ok(answer) = request.send(&address, PAGE_WITHIN).await else { continue };
+            let Ok(answer) = request.send(&address, None, PAGE_WITHIN).await else { continue };
             let Ok(status) = serde_json::from_slice::<Status>(&answer.body) else { continue };
             // The one that knows the newest epoch, and among those one that sees the leader.
             let rank = |status: &Status| (status.epoch, status.blind.is_none());

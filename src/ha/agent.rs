@@ -186,6 +186,12 @@ impl Agent {
         (*asked >= self.stale_before).then_some(observation)
     }
 
+    /// Whether the directory has not come under the cluster's care yet: nothing in it was born in
+    /// an epoch.
+    pub(super) fn is_unmanaged(&self) -> bool {
+        self.born() == Some(Epoch::default())
+    }
+
     /// The last look, however old.
     pub(super) fn seen(&self) -> Option<&Observation> {
         self.observed.as_ref().map(|(observation, _)| observation)
@@ -316,6 +322,7 @@ impl Agent {
             node: me,
             version: control.version,
             has_data: seen.is_some_and(|o| o.system.is_some()),
+            system: seen.and_then(|o| o.system),
             process: seen.map_or(Process::Down { clean: true }, |o| o.process),
             side: seen.map_or(Side::Standby, |o| o.side),
             birth: seen.and_then(|o| o.history.last().copied()),

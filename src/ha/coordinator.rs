@@ -301,7 +301,7 @@ impl Coordinator {
             *node != holder
                 && now.since(seen.at) <= report_limit(&control.settings.timing)
                 && control.is_candidate(*node)
-                && (seen.report.has_data || !control.is_born())
+                && (seen.report.has_data || control.system.is_none())
         })
     }
 

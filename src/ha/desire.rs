@@ -118,10 +118,10 @@ impl Situation<'_> {
     }
 
     fn before_genesis(&self) -> Desire {
-        if self.seen.system.is_some() {
+        if self.seen.system.is_some() && self.seen.system != self.control.system {
             return Desire::Trouble(
-                "its data directory holds a database that this cluster did not make; adopt it, or \
-                 empty the directory"
+                "its data directory holds a database that this cluster did not make; found the \
+                 cluster on it (`node adopt`), or empty the directory"
                     .into(),
             );
         }
@@ -136,7 +136,7 @@ impl Situation<'_> {
             return self.detach_or_rest();
         }
         if self.seen.system.is_none() {
-            return if self.control.is_born() {
+            return if self.control.system.is_some() {
                 self.release(epoch, "its data directory is empty")
             } else {
                 Desire::Do(Verb::Initialise)
@@ -268,8 +268,10 @@ impl Situation<'_> {
             let builds = self.sabotage.is(Saboteur::InitialiseOverRecord) && epoch > Epoch(1);
             return Desire::Do(if builds { Verb::Initialise } else { Verb::Clone(upstream) });
         }
-        // What this cluster's own first start left behind, which is set aside.
-        let copy = self.agent.needs_clone || self.asked(Chore::Reinitialise);
+        // What this cluster's own first start left behind is set aside, and so is a directory that
+        // is not under its care: a former standby of the database that was taken over.
+        let copy =
+            self.agent.needs_clone || self.asked(Chore::Reinitialise) || self.agent.is_unmanaged();
         if self.is_foreign() || copy {
             return self.replace(Verb::Clone(upstream));
         }
@@ -374,7 +376,8 @@ impl Situation<'_> {
 
     /// Only a start tells where the directory ends, and a start would tell.
     fn needs_recovery(&self) -> bool {
-        self.seen.system.is_some() && self.seen.flushed.is_none() && self.seen.complete
+        let foreign = self.agent.is_unmanaged() && self.control.is_born();
+        !foreign && self.seen.system.is_some() && self.seen.flushed.is_none() && self.seen.complete
     }
 
     /// I7: what a directory has and its replacement lacks can only be told from the record, and

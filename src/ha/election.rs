@@ -12,7 +12,7 @@ use crate::control::{
     Clearance, Command, ControlState, HandoverKind, Missing, Mode, VacateReason, missing_evidence,
 };
 use crate::env::SyncNames;
-use crate::ids::{Epoch, Moment, NodeId, WalPosition};
+use crate::ids::{Epoch, Moment, NodeId, SystemId, WalPosition};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::report::Report;
@@ -47,6 +47,10 @@ pub(super) enum Obstacle {
     GenesisAwaits(BTreeSet<NodeId>),
     /// Genesis: this member holds a database already.
     GenesisOverData(NodeId),
+    /// Genesis: nobody that is alive holds the database that is to be taken over.
+    NothingToAdopt(SystemId),
+    /// Genesis: all of these hold the database that is to be taken over.
+    AdoptedTwice(BTreeSet<NodeId>),
 }
 
 /// How a holder failed.
@@ -81,8 +85,20 @@ impl fmt::Display for Obstacle {
             }
             Self::GenesisOverData(node) => write!(
                 f,
-                "{node} holds a database that this cluster did not make; adopt it, or empty its \
-                 data directory"
+                "{node} holds a database that this cluster did not make; found the cluster on it \
+                 (`node adopt`), or empty its data directory"
+            ),
+            Self::NothingToAdopt(system) => write!(
+                f,
+                "the cluster is founded on the database with the system identifier {}, and no \
+                 member that answers holds it",
+                system.0
+            ),
+            Self::AdoptedTwice(nodes) => write!(
+                f,
+                "{} all hold the database that the cluster is founded on, and one of them has to \
+                 be the newest; empty the data directories of the others, and they are copied",
+                list(nodes)
             ),
         }
     }
@@ -151,14 +167,18 @@ impl Ballot<'_> {
         if self.control.primacy.epoch.0 == 0 && !missing.is_empty() && !careless {
             return Err(Obstacle::GenesisAwaits(missing));
         }
-        let foreign = self
-            .alive
-            .values()
-            .find(|report| report.has_data && report.birth.is_none_or(|birth| birth.born.0 == 0));
+        let adopted = |report: &Report| report.has_data && report.system == self.control.system;
+        let foreign = self.alive.values().find(|report| {
+            let unmanaged = report.birth.is_none_or(|birth| birth.born.0 == 0);
+            report.has_data && unmanaged && !adopted(report)
+        });
         if let Some(report) = foreign
             && !careless
         {
             return Err(Obstacle::GenesisOverData(report.node));
+        }
+        if let Some(system) = self.control.system {
+            return self.adopt(system);
         }
         let holder = self
             .control
@@ -170,6 +190,17 @@ impl Ballot<'_> {
             })
             .ok_or(Obstacle::NoCandidate)?;
         Ok(self.elect(holder, BTreeMap::new(), Clearance::LeaseOver))
+    }
+
+    /// A database is taken over where it is, and by nobody else: what it holds is somebody's.
+    fn adopt(&self, system: SystemId) -> Result<Command, Obstacle> {
+        let owners = self.alive.values().filter(|report| report.system == Some(system));
+        let owners: BTreeSet<NodeId> = owners.map(|report| report.node).collect();
+        match owners.first() {
+            Some(_) if owners.len() > 1 => Err(Obstacle::AdoptedTwice(owners)),
+            Some(owner) => Ok(self.elect(*owner, BTreeMap::new(), Clearance::LeaseOver)),
+            None => Err(Obstacle::NothingToAdopt(system)),
+        }
     }
 
     /// The detached reports of the ended epoch.

@@ -47,18 +47,21 @@ pub(super) fn must_fence(
 
 /// Whether the directory is somebody else's database, which is neither used nor ended.
 ///
-/// Nothing that this cluster made was born before its first epoch. What was born in a later one is
-/// its own as long as there is no record that says otherwise, and so is what a first start left
-/// behind that came to nothing.
+/// What is on record is not, whether the cluster made it or took it over. Nothing that it made was
+/// born before its first epoch; what was born in a later one is its own as long as there is no
+/// record that says otherwise, and so is what a first start left behind that came to nothing.
 pub(super) fn is_strangers(agent: &Agent, control: &ControlState) -> bool {
     let Some(seen) = agent.seen() else { return false };
     let (Some(system), Some(born)) = (seen.system, agent.born()) else { return false };
+    if control.system == Some(system) {
+        return false;
+    }
     if born == Epoch::default() || control.primacy.epoch == Epoch::default() {
         return true;
     }
     let first = control.timelines.keys().next().copied().unwrap_or_default();
     let left_behind = born < first && seen.history.len() == 1;
-    control.system.is_some_and(|known| known != system) && !left_behind
+    control.system.is_some() && !left_behind
 }
 
 /// The epoch under which Postgres writes, or is about to; `None` where it certainly does not.

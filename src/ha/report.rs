@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Timing;
 use crate::env::{Process, Side, StreamState, SyncNames, TimelineBirth};
-use crate::ids::{Epoch, NodeId, WalPosition};
+use crate::ids::{Epoch, NodeId, SystemId, WalPosition};
 
 /// How many heartbeats in a row may be lost before a member counts as gone.
 const HEARTBEATS_LOST_MAX: u32 = 4;
@@ -41,6 +41,9 @@ pub struct Report {
     pub version: u64,
     /// Whether its directory holds a database at all.
     pub has_data: bool,
+    /// Which.
+    #[serde(default)]
+    pub system: Option<SystemId>,
     /// The process.
     pub process: Process,
     /// Primary or standby.

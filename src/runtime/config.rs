@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::{MemberKind, Settings};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, SystemId};
 use crate::sabotage::Sabotage;
 
 /// After how many entries a snapshot usually follows: each entry holds a small command.
@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub founding: BTreeMap<NodeId, FoundingMember>,
     /// The settings that the cluster is founded with. Later ones live in the control state.
     pub settings: Settings,
+    /// The Postgres cluster that it is founded on; without one it makes a new one.
+    pub adopts: Option<SystemId>,
     /// How often Raft's leader is heard, in milliseconds.
     pub raft_heartbeat_ms: u64,
     /// The shortest and the longest silence after which a voter stands for election.

@@ -146,6 +146,7 @@ pub(super) async fn propose_founding<E: NodeEnv>(shared: &Shared<E>) {
         cluster: shared.config.cluster.clone(),
         members: members.collect(),
         settings: shared.config.settings.clone(),
+        adopts: shared.config.adopts,
     };
     // Where another leader was faster this one is refused, and that is as good.
     let _ = shared.raft.propose(command).await;

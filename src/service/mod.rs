@@ -20,7 +20,7 @@ use crate::config::{Address, BadConfig, Config, Loaded};
 use crate::env::Clock;
 use crate::os::guard::OsGuard;
 use crate::os::hooks::{self, Hook};
-use crate::os::net::OsNetwork;
+use crate::os::net::{Certificates, OsNetwork};
 use crate::os::postgres::OsPostgres;
 use crate::os::{OsClock, OsDisk, OsEntropy, OsEnv, http};
 use crate::runtime::{self, RunError};
@@ -95,7 +95,8 @@ pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> 
     let desk = Operator::new(board.clone(), network.clone(), OsClock, OsEntropy);
     let desk = Arc::new(desk.trying(vet(postgres.clone())));
     let router = api::router(board.clone(), desk.clone(), access(&loaded));
-    let serving = tokio::spawn(http::serve(pages, router));
+    let tls = loaded.certificates.as_ref().map(Certificates::for_anybody);
+    let serving = tokio::spawn(http::serve(pages, router, tls));
     let calling = tokio::spawn(hooks::run(board.role_changes(), hooks(config)));
 
     announce(config);
@@ -175,7 +176,7 @@ fn vet(postgres: Option<OsPostgres>) -> Vet {
 fn access(loaded: &Loaded) -> Access {
     let token = loaded.token.clone();
     let token = token.map(|token| Arc::new(move |shown: &str| token.is(shown)) as _);
-    Access { token, certificates: false }
+    Access { token, certificates: loaded.certificates.is_some() }
 }
 
 fn hooks(config: &Config) -> Vec<Hook> {

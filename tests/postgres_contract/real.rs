@@ -4,13 +4,14 @@ use std::fs;
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
+use pg_replica::os::authority::{Wanted, provide};
 use pg_replica::os::guard::end_postgres;
-use pg_replica::os::postgres::{Account, Installation, OsPostgres, PostgresPlan};
+use pg_replica::os::postgres::{Account, Installation, OsPostgres, PostgresPlan, ServerTls};
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
@@ -39,6 +40,13 @@ impl Drop for Real {
     }
 }
 
+/// The servers speak TLS with each other here; those of the demonstration do not.
+fn certificates(folder: &Path, node: u64) -> ServerTls {
+    let file = |name: String| folder.join("tls").join(name);
+    let (own, key) = (file(format!("n{node}.crt")), file(format!("n{node}.key")));
+    ServerTls::new(&file("ca.crt".into()), &own, &key).expect("they were made")
+}
+
 /// Runs a case on some of them.
 pub(crate) fn run<F>(machines: u64, case: impl FnOnce(Real) -> F)
 where
@@ -59,6 +67,13 @@ where
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let is_root = rustix::process::geteuid().is_root();
     let account = is_root.then(|| Account::named("postgres").expect("the package makes a user"));
+    let wanted = Wanted {
+        cluster: "contract".into(),
+        nodes: (1..=machines).map(NodeId).collect(),
+        hosts: Vec::new(),
+        folder: folder.join("tls"),
+    };
+    provide(&wanted).expect("certificates can be made");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
         let servers = (1..=machines).map(|node| {
@@ -72,6 +87,7 @@ where
                 port: free_port(),
                 account,
                 secret: "notasecretbutlongenough".into(),
+                tls: Some(certificates(&folder, node)),
                 superuser: "postgres".into(),
                 access: vec!["local all postgres trust".into()],
                 parameters: [("fsync", "on"), ("shared_buffers", "16MB")]

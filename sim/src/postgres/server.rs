@@ -86,9 +86,9 @@ impl Server {
 }
 
 /// The cluster that a foreign directory belongs to.
-const FOREIGN: SystemId = SystemId(0xF0E);
+pub const FOREIGN: SystemId = SystemId(0xF0E);
 /// A row that none of our clients wrote.
-const FOREIGN_ROW: Row = Row { client: u32::MAX, number: 1 };
+pub const FOREIGN_ROW: Row = Row { client: u32::MAX, number: 1 };
 
 /// What the world does to a server.
 impl Server {
@@ -110,6 +110,11 @@ impl Server {
         if let Some(directory) = &mut state.directory {
             directory.lose_unflushed();
         }
+    }
+
+    /// The machine holds a database from before there was a cluster.
+    pub fn hold_existing(&self) {
+        self.0.state().directory = Some(foreign());
     }
 
     /// The machine is replaced by an empty one.
@@ -320,15 +325,20 @@ impl Server {
     }
 }
 
+/// A database that the cluster did not make, shut down cleanly.
+fn foreign() -> Directory {
+    let mut foreign = Directory::new(FOREIGN, Epoch::default());
+    foreign.append(Epoch::default(), Some(FOREIGN_ROW), 100);
+    foreign.flush_to(foreign.written());
+    foreign.ever_started = true;
+    foreign
+}
+
 impl Core {
     /// Fills an empty directory with somebody else's database, or moves that away again.
     fn show_foreign_data(&self, state: &mut State, on: bool) {
         if on && state.directory.is_none() {
-            let mut foreign = Directory::new(FOREIGN, Epoch::default());
-            foreign.append(Epoch::default(), Some(FOREIGN_ROW), 100);
-            foreign.flush_to(foreign.written());
-            foreign.ever_started = true;
-            state.directory = Some(foreign);
+            state.directory = Some(foreign());
         }
         if !on && state.directory.as_ref().is_some_and(|directory| directory.system == FOREIGN) {
             state.end_tool();

@@ -55,6 +55,8 @@ pub struct Cluster {
     pub commit_fence: bool,
     /// Whether the plan begins when the machines are switched on, and not once there is a cluster.
     pub unborn: bool,
+    /// Whose machines hold a database from before, on which the cluster is founded.
+    pub existing: BTreeSet<NodeId>,
     /// The durations.
     pub timing: Timing,
     /// The bound on loss.

@@ -185,6 +185,7 @@ fn read_cluster(fields: Option<Fields<'_>>) -> Result<Cluster, BadInput> {
         snapshot_every: SNAPSHOT_EVERY,
         priorities: std::collections::BTreeMap::new(),
         no_failover: BTreeSet::new(),
+        existing: BTreeSet::new(),
     };
     let Some(mut fields) = fields else { return Ok(cluster) };
     cluster.nodes = fields.whole("nodes")?.unwrap_or(cluster.nodes);
@@ -258,16 +259,25 @@ fn read_tags(fields: &mut Fields<'_>, cluster: &mut Cluster) -> Result<(), BadIn
             cluster.priorities.insert(node, u32::try_from(priority).unwrap_or(u32::MAX));
         }
     }
-    for value in fields.list("no_failover")?.unwrap_or_default() {
-        let node = NodeId(value.whole(fields.source(), "no_failover")?);
-        if !cluster.keeps_data(node) {
-            return Err(fields
-                .source()
-                .bad(&value.span, format!("{} is no data member of this cluster", node.0)));
-        }
-        cluster.no_failover.insert(node);
-    }
+    cluster.no_failover = read_data_members(fields, cluster, "no_failover")?;
+    cluster.existing = read_data_members(fields, cluster, "existing")?;
     Ok(())
+}
+
+fn read_data_members(
+    fields: &mut Fields<'_>,
+    cluster: &Cluster,
+    key: &'static str,
+) -> Result<BTreeSet<NodeId>, BadInput> {
+    let listed = fields.list(key)?.unwrap_or_default().into_iter().map(|value| {
+        let node = NodeId(value.whole(fields.source(), key)?);
+        if !cluster.keeps_data(node) {
+            let why = format!("{} is no data member of this cluster", node.0);
+            return Err(fields.source().bad(&value.span, why));
+        }
+        Ok(node)
+    });
+    listed.collect()
 }
 
 fn read_workload(fields: Option<Fields<'_>>) -> Result<Workload, BadInput> {

@@ -66,6 +66,8 @@ fn cluster_table(cluster: &Cluster) -> Table {
     put(&mut table, "priorities", priorities);
     let barred: Vec<Value> = cluster.no_failover.iter().map(|node| whole(node.0)).collect();
     put(&mut table, "no_failover", barred);
+    let existing: Vec<Value> = cluster.existing.iter().map(|node| whole(node.0)).collect();
+    put(&mut table, "existing", existing);
     table
 }
 

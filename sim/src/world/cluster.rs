@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pg_replica::control::{MemberKind, Settings};
 use pg_replica::env::{Process as ServerProcess, Side};
-use pg_replica::ids::NodeId;
+use pg_replica::ids::{NodeId, SystemId};
 use pg_replica::runtime::{FoundingMember, NodeConfig, run};
 use pg_replica::sabotage::Sabotage;
 
@@ -16,7 +16,7 @@ use crate::fabric::Fabric;
 use crate::guard::SimGuard;
 use crate::host::{Host, ProcessKind};
 use crate::invariants::{Oracle, Promise, ServerView, WorldView};
-use crate::postgres::{Registry, Server, ServerConfig, SimPostgres};
+use crate::postgres::{FOREIGN, Registry, Server, ServerConfig, SimPostgres};
 use crate::report::{RunOptions, Violation};
 use crate::scenario::Plan;
 use crate::streams::{Concern, Streams, lock};
@@ -166,13 +166,21 @@ impl World {
             cluster: "simulated".into(),
             founding,
             settings,
+            adopts: self.existing_database(),
             raft_heartbeat_ms: 150,
             raft_election_ms: (350, 500),
             raft_snapshot_every: self.plan.cluster.snapshot_every,
             sabotage: self.sabotage,
         };
+        if self.plan.cluster.existing.contains(&node) {
+            server.hold_existing();
+        }
         let machine = Machine { host, server, guard, config, destroyed: false };
         lock(&self.machines).insert(node, machine);
+    }
+
+    fn existing_database(&self) -> Option<SystemId> {
+        (!self.plan.cluster.existing.is_empty()).then_some(FOREIGN)
     }
 
     pub(super) fn start_everything(&self) {

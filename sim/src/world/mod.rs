@@ -28,6 +28,7 @@ use crate::fabric::Remains;
 use crate::invariants::Healed;
 use crate::nemesis::{self, Machines};
 use crate::place::Place;
+use crate::postgres::FOREIGN_ROW;
 use crate::report::{Measured, RunOptions, RunReport, Violation};
 use crate::rt;
 use crate::scenario::{Answer, Fault, Order, Plan, PlanEvent, Process};
@@ -286,6 +287,10 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
     if let Some(row) = rows.iter().flatten().find(|row| refused.contains(row)) {
         let what = format!("{row:?} is there, and its client was told that nothing was written");
         world.expectation_failed("client", what);
+    }
+    let kept = rows.as_ref().is_none_or(|rows| rows.contains(&FOREIGN_ROW));
+    if !world.plan.cluster.existing.is_empty() && !kept {
+        world.expectation_failed("I7", "what the database held before is gone".into());
     }
     let summary = world.oracle.summary();
     measured.last_primary = last;

@@ -53,7 +53,10 @@ pub(crate) fn cluster() -> ControlState {
     let settings = Settings { mode: Mode::QuorumSync, ..Settings::default() };
     let mut control = ControlState::default();
     let members = members.collect();
-    apply(&mut control, &Command::Found { cluster: "test".into(), members, settings });
+    apply(
+        &mut control,
+        &Command::Found { cluster: "test".into(), members, settings, adopts: None },
+    );
     let elect = Command::Elect {
         after: Epoch(0),
         holder: NodeId(1),
@@ -112,6 +115,7 @@ pub(crate) fn report(node: u64, seen: &Observation) -> Report {
         node: NodeId(node),
         version: 0,
         has_data: true,
+        system: seen.system,
         process: seen.process,
         side: seen.side,
         birth: seen.history.last().copied(),
@@ -336,7 +340,7 @@ impl Site {
         let mut request = Request::new(Body::from(body.to_owned()));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().unwrap();
-        request.extensions_mut().insert(Caller { loopback: true, certificate: None });
+        request.extensions_mut().insert(Caller { loopback: true, ..Caller::default() });
         let (status, bytes) = self.raw(request).await;
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }

@@ -137,8 +137,8 @@ fn order_from(caller: Option<Caller>, token: Option<&str>) -> Request<Body> {
 #[tokio::test]
 async fn whoever_may_not_change_anything_may_still_look() {
     let bench = Bench::primary();
-    let far = || Some(Caller { loopback: false, certificate: None });
-    let near = || Some(Caller { loopback: true, certificate: None });
+    let far = || Some(Caller::default());
+    let near = || Some(Caller { loopback: true, ..Caller::default() });
     let open = Site::new(&bench, 1_001);
     assert_eq!(open.raw(order_from(far(), None)).await.0, StatusCode::FORBIDDEN);
     assert_eq!(open.raw(order_from(None, None)).await.0, StatusCode::FORBIDDEN);

@@ -23,6 +23,7 @@ use crate::ha::Chore;
 
 pub use remote::{Client, Common, Failure};
 pub use status::text as status_table;
+pub(super) use terminal::confirm;
 
 /// The verbs. Each holds its own arguments, and the ones that all share.
 #[derive(Debug, Subcommand)]

@@ -1,16 +1,19 @@
 //! The way to the cluster: any of the nodes that were named, one after the other.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio_rustls::TlsConnector;
 
 use super::terminal::{say, say_json};
 use crate::env::{Clock, Entropy};
 use crate::ids::CommandId;
 use crate::os::http::{HttpError, HttpRequest, read_token};
+use crate::os::net::believing_any_member;
 use crate::os::{OsClock, OsEntropy};
 
 /// How long a node may take to show something.
@@ -21,10 +24,11 @@ const ORDER_DEADLINE: Duration = Duration::from_secs(65);
 /// What every verb understands.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
-    /// Where the API of a node listens. Several, separated by commas, are asked in turn.
+    /// Where the API of a node listens, with `https://` before it for TLS. Several, separated by
+    /// commas, are asked in turn.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "[https://]HOST:PORT",
         env = "PG_REPLICA_API",
         default_value = "127.0.0.1:8008",
         value_delimiter = ','
@@ -34,6 +38,21 @@ pub struct Common {
     /// machine and none is configured.
     #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// The cluster's authority, for TLS.
+    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_CA")]
+    pub ca: Option<PathBuf>,
+    /// A certificate of that authority, which changes need where no token is shown.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PG_REPLICA_API_CERT",
+        requires = "ca",
+        requires = "key"
+    )]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -72,17 +91,30 @@ impl Failure {
 /// Asks the nodes.
 #[derive(Clone, Debug)]
 pub struct Client {
-    addresses: Vec<String>,
+    places: Vec<Place>,
     token_file: Option<PathBuf>,
+    files: Option<(PathBuf, Option<(PathBuf, PathBuf)>)>,
     json: bool,
+}
+
+/// Where an API listens, and whether it is spoken to over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    address: String,
+    encrypted: bool,
 }
 
 impl Client {
     /// A client for what was typed.
     #[must_use]
     pub fn new(common: &Common) -> Self {
-        let addresses = common.api.iter().map(|address| bare(address)).collect();
-        Self { addresses, token_file: common.token_file.clone(), json: common.json }
+        let own = common.cert.clone().zip(common.key.clone());
+        Self {
+            places: common.api.iter().map(|address| place(address)).collect(),
+            token_file: common.token_file.clone(),
+            files: common.ca.clone().map(|ca| (ca, own)),
+            json: common.json,
+        }
     }
 
     /// Whether JSON is wanted.
@@ -107,11 +139,13 @@ impl Client {
 
     /// Reads a page.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let tls = self.tls()?;
         let mut silent = Vec::new();
-        for address in &self.addresses {
+        for Place { address, encrypted } in &self.places {
             let (method, body) = (Method::GET, Vec::new());
             let request = HttpRequest { method, path, token: None, body };
-            match request.send(address, SHOW_DEADLINE).await {
+            let tls = tls.as_ref().filter(|_| *encrypted);
+            match request.send(address, tls, SHOW_DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
                     return serde_json::from_slice(&answer.body).map_err(|why| {
                         Failure::Refused(format!("{address} answers what is not understood: {why}"))
@@ -132,16 +166,17 @@ impl Client {
         path: &str,
         mut body: Map<String, Value>,
     ) -> Result<Value, Failure> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.tls()?);
         let id = CommandId::fresh(OsClock.wall_ms(), OsEntropy.next_u64());
         body.insert("id".into(), id.0.into());
         let body = Value::Object(body).to_string().into_bytes();
         let mut silent = Vec::new();
         let mut perhaps = None;
-        for address in &self.addresses {
+        for Place { address, encrypted } in &self.places {
             let (method, body) = (method.clone(), body.clone());
             let request = HttpRequest { method, path, token: token.as_deref(), body };
-            match request.send(address, ORDER_DEADLINE).await {
+            let tls = tls.as_ref().filter(|_| *encrypted);
+            match request.send(address, tls, ORDER_DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
                     return Ok(serde_json::from_slice(&answer.body).unwrap_or_default());
                 }
@@ -159,6 +194,23 @@ impl Client {
         Err(perhaps.unwrap_or_else(|| nobody(&silent)))
     }
 
+    /// The way to those that are spoken to over TLS, where there are any.
+    fn tls(&self) -> Result<Option<TlsConnector>, Failure> {
+        let Some(place) = self.places.iter().find(|place| place.encrypted) else {
+            return Ok(None);
+        };
+        let Some((ca, own)) = &self.files else {
+            return Err(Failure::Usage(format!(
+                "https://{}: whose certificate is believed? Name the cluster's authority with --ca",
+                place.address
+            )));
+        };
+        let own = own.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let config =
+            believing_any_member(ca, own).map_err(|why| Failure::Usage(why.to_string()))?;
+        Ok(Some(TlsConnector::from(Arc::new(config))))
+    }
+
     fn token(&self) -> Result<Option<String>, Failure> {
         let read = |path: &PathBuf| read_token(path).map_err(|e| Failure::Usage(e.to_string()));
         self.token_file.as_ref().map(read).transpose()
@@ -166,9 +218,15 @@ impl Client {
 }
 
 /// `http://host:8008/` is what people paste.
-fn bare(address: &str) -> String {
-    let address = address.trim();
-    address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/').to_owned()
+fn place(address: &str) -> Place {
+    let address = address.trim().trim_end_matches('/');
+    match address.strip_prefix("https://") {
+        Some(address) => Place { address: address.to_owned(), encrypted: true },
+        None => {
+            let address = address.strip_prefix("http://").unwrap_or(address).to_owned();
+            Place { address, encrypted: false }
+        }
+    }
 }
 
 fn nobody(silent: &[String]) -> Failure {

@@ -30,7 +30,7 @@ pub(super) fn clear() {
 }
 
 /// Asks before something that cannot be taken back.
-pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+pub(in crate::cli) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     let asked = |question: &str| {
         let mut out = io::stderr().lock();
         write!(out, "{question} [y/N] ").and_then(|()| out.flush())?;

@@ -187,7 +187,7 @@ async fn node(access: Access) -> (String, Arc<Fake>) {
 
 fn client(addresses: &[&str], token_file: Option<PathBuf>) -> Client {
     let api = addresses.iter().map(ToString::to_string).collect();
-    Client::new(&Common { api, token_file, json: false })
+    Client::new(&Common { api, token_file, ca: None, cert: None, key: None, json: false })
 }
 
 const NOBODY: &str = "127.0.0.1:1";

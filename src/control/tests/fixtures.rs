@@ -28,7 +28,7 @@ pub(super) fn witness(node: u64) -> Member {
 pub(super) fn found(members: &[(u64, Member)], mode: Mode) -> Command {
     let members = members.iter().map(|(node, member)| (NodeId(*node), member.clone()));
     let settings = Settings { mode, ..Settings::default() };
-    Command::Found { cluster: "test".into(), members: members.collect(), settings }
+    Command::Found { cluster: "test".into(), members: members.collect(), settings, adopts: None }
 }
 
 #[track_caller]

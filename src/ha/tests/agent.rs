@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fixtures::*;
-use crate::control::{Command, Mode, VacateReason};
+use crate::control::{Command, ControlState, Mode, VacateReason};
 use crate::env::{Armed, Observation, Outcome, Process, Side, StartAs, StopHow};
 use crate::ha::{Action, Event, Finished, HeartbeatAnswer, Lease, RaftView, Role, Verb};
 use crate::ids::{Epoch, Lsn, NodeId, Term};
@@ -616,4 +616,66 @@ fn a_standby_that_may_yet_become_primary_promises_nothing() {
     finish_as(&mut bench, 330, Outcome::Done(Finished::Plain));
     bench.sees(350, Observation { process: Process::Down { clean: true }, ..standby(100) });
     assert!(bench.reports().iter().any(|report| report.detached == Some(Epoch(2))));
+}
+
+/// Node 2 of a cluster that takes over a database.
+fn taking_over() -> ControlState {
+    let mut control = founded(3, Mode::Async);
+    control.system = Some(SYSTEM);
+    let elect = Command::Elect {
+        after: Epoch(0),
+        holder: NodeId(2),
+        sync: sync_names(&control, 1, &[]),
+        sync_version: 0,
+        reports: std::collections::BTreeMap::new(),
+        clearance: crate::control::Clearance::LeaseOver,
+    };
+    do_it(&mut control, &elect);
+    control
+}
+
+fn from_before(flushed: u64) -> Observation {
+    Observation { history: vec![birth(1, 0, 0)], ..standby(flushed) }
+}
+
+#[test]
+fn a_database_from_before_is_promoted_like_any_other() {
+    let mut bench = Bench::new(2, taking_over());
+    hears_leader(&mut bench, 5, 1);
+    granted(&mut bench, 5, 6, 1);
+    arm_as_asked(&mut bench, 7);
+    bench.actions.clear();
+    let down = Observation {
+        process: Process::Down { clean: true },
+        side: Side::Primary,
+        ..from_before(100)
+    };
+    bench.sees(10, down);
+    assert_eq!(bench.verbs(), [Verb::Start(StartAs::Standby { upstream: None })]);
+    finish_as(&mut bench, 20, Outcome::Done(Finished::Plain));
+    bench.sees(30, from_before(100));
+    assert!(matches!(bench.verbs()[..], [Verb::Promote(_)]));
+}
+
+#[test]
+fn the_holder_of_a_database_from_before_makes_no_new_one() {
+    let mut bench = Bench::new(2, taking_over());
+    hears_leader(&mut bench, 5, 1);
+    granted(&mut bench, 5, 6, 1);
+    arm_as_asked(&mut bench, 7);
+    bench.actions.clear();
+    bench.sees(10, Observation::of_nothing());
+    assert!(matches!(bench.commands()[..], [Command::Release { .. }]));
+}
+
+/// Its server knows no role of ours, and nobody but an operator has ever looked after it.
+#[test]
+fn a_former_standby_of_a_database_that_was_taken_over_is_copied_anew() {
+    let mut control = taking_over();
+    let history = vec![birth(1, 0, 0), birth(2, 1, 100)];
+    do_it(&mut control, &Command::Born { epoch: Epoch(1), system: SYSTEM, history });
+    let mut bench = Bench::new(3, control);
+    let down = Observation { process: Process::Down { clean: true }, ..from_before(90) };
+    bench.sees(10, down).confirmed(12);
+    assert!(matches!(bench.verbs()[..], [Verb::Clone(_)]));
 }

@@ -6,7 +6,7 @@ use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, VacateReason};
 use crate::ha::Report;
 use crate::ha::election::{Ballot, Failure, Obstacle};
-use crate::ids::{CommandId, Epoch, NodeId, WalPosition};
+use crate::ids::{CommandId, Epoch, NodeId, SystemId, WalPosition};
 use crate::sabotage::Sabotage;
 
 struct Given {
@@ -269,6 +269,43 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
     assert_eq!(given.elected().0, NodeId(1));
     given.reports[1].has_data = true;
     assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
+}
+
+/// A database that somebody has is taken over where it is; another one in its place, an empty one
+/// even, would be worse than none.
+#[test]
+fn a_database_is_taken_over_by_the_one_member_that_holds_it() {
+    let report = |node, system: Option<u64>| {
+        let mut report = detached(node, 0);
+        report.has_data = system.is_some();
+        report.system = system.map(SystemId);
+        report.birth = system.map(|_| birth(1, 0, 0));
+        report.position = None;
+        report
+    };
+    let mut control = founded(3, Mode::Async);
+    control.system = Some(SystemId(7));
+    control.members.get_mut(&NodeId(3)).expect("a member").priority = 200;
+    let mut given = Given {
+        control,
+        reports: vec![report(1, None), report(2, Some(7))],
+        now_ms: 0,
+        lease_clear_ms: 0,
+        primary_position: None,
+        failed: BTreeMap::new(),
+    };
+    assert_eq!(given.decide(), Err(Obstacle::GenesisAwaits([NodeId(3)].into())));
+    given.reports.push(report(3, None));
+    assert_eq!(given.elected().0, NodeId(2));
+    given.reports[0] = report(1, Some(7));
+    let twice = [NodeId(1), NodeId(2)].into();
+    assert_eq!(given.decide(), Err(Obstacle::AdoptedTwice(twice)));
+    given.reports[0] = report(1, Some(8));
+    assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(1))));
+    // Its primacy came to nothing and it is away: nobody takes its place.
+    given.control.primacy.epoch = Epoch(1);
+    given.reports = vec![report(1, None), report(3, None)];
+    assert_eq!(given.decide(), Err(Obstacle::NothingToAdopt(SystemId(7))));
 }
 
 #[test]

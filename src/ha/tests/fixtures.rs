@@ -51,7 +51,12 @@ pub(super) fn founded(nodes: u64, mode: Mode) -> ControlState {
     });
     let settings = Settings { mode, ..Settings::default() };
     let mut control = ControlState::default();
-    let found = Command::Found { cluster: "test".into(), members: members.collect(), settings };
+    let found = Command::Found {
+        cluster: "test".into(),
+        members: members.collect(),
+        settings,
+        adopts: None,
+    };
     do_it(&mut control, &found);
     control
 }
@@ -134,6 +139,7 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
         node: NodeId(node),
         version: 0,
         has_data: true,
+        system: Some(SYSTEM),
         process: Process::Up,
         side: Side::Standby,
         birth: Some(birth(1, 1, 0)),

@@ -7,8 +7,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 /// How long a connection may be made for.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -49,32 +52,34 @@ pub struct HttpRequest<'a> {
 }
 
 impl HttpRequest<'_> {
-    /// Asks the node at `address`, at most for so long.
-    pub async fn send(self, address: &str, deadline: Duration) -> Result<HttpAnswer, HttpError> {
+    /// Asks the node at `address`, at most for so long; over TLS where a connector is given.
+    pub async fn send(
+        self,
+        address: &str,
+        tls: Option<&TlsConnector>,
+        deadline: Duration,
+    ) -> Result<HttpAnswer, HttpError> {
         let unsent = |why: String| HttpError::NotSent(format!("{address}: {why}"));
         let stream = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unsent(error.to_string())),
             Err(_) => return Err(unsent("it does not answer".into())),
         };
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|error| unsent(error.to_string()))?;
         let request = self.build(address).map_err(unsent)?;
-        drop(tokio::spawn(async move {
-            // Its errors reach whoever waits for the answer.
-            let _ = connection.await;
-        }));
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-            let body = body.map_err(|error| error.to_string())?.to_bytes().to_vec();
-            Ok::<_, String>(HttpAnswer { status, body })
-        };
-        match timeout(deadline, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(why)) => Err(HttpError::NoAnswer(format!("{address}: {why}"))),
-            Err(_) => Err(HttpError::NoAnswer(format!("{address} did not answer in time"))),
+        match tls {
+            None => ask(stream, request, address, deadline).await,
+            Some(connector) => {
+                // Whoever is of the authority is believed; the name is asked for by nobody.
+                let name =
+                    ServerName::try_from("node").map_err(|error| unsent(error.to_string()))?;
+                let stream = match timeout(CONNECT_DEADLINE, connector.connect(name, stream)).await
+                {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => return Err(unsent(format!("TLS: {error}"))),
+                    Err(_) => return Err(unsent("it does not greet".into())),
+                };
+                ask(stream, request, address, deadline).await
+            }
         }
     }
 
@@ -91,5 +96,32 @@ impl HttpRequest<'_> {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         request.body(Full::from(self.body)).map_err(|error| error.to_string())
+    }
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+    address: &str,
+    deadline: Duration,
+) -> Result<HttpAnswer, HttpError> {
+    let shaken = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) =
+        shaken.map_err(|error| HttpError::NotSent(format!("{address}: {error}")))?;
+    drop(tokio::spawn(async move {
+        // Its errors reach whoever waits for the answer.
+        let _ = connection.await;
+    }));
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes().to_vec();
+        Ok::<_, String>(HttpAnswer { status, body })
+    };
+    match timeout(deadline, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(why)) => Err(HttpError::NoAnswer(format!("{address}: {why}"))),
+        Err(_) => Err(HttpError::NoAnswer(format!("{address} did not answer in time"))),
     }
 }

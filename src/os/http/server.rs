@@ -15,9 +15,12 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use crate::api::Caller;
 
@@ -31,11 +34,16 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 const CONNECTION_MAX: Duration = Duration::from_secs(900);
 /// The longest head.
 const HEAD_MAX: usize = 16 << 10;
+/// The first byte of a TLS connection; no method of HTTP begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// The pause after the system refused to accept: it is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, router: Router) {
+///
+/// With an acceptor it speaks TLS to whoever begins with it, and clear text to the others: a load
+/// balancer's checks need no secret.
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let (stream, from) = match listener.accept().await {
@@ -50,9 +58,9 @@ pub async fn serve(listener: TcpListener, router: Router) {
             tracing::warn!("{from} is turned away: {CONNECTIONS_MAX} connections are open");
             continue;
         };
-        let router = router.clone();
+        let (router, tls) = (router.clone(), tls.clone());
         drop(tokio::spawn(async move {
-            match timeout(CONNECTION_MAX, attend(stream, from, router)).await {
+            match timeout(CONNECTION_MAX, greet(stream, from, router, tls)).await {
                 Ok(Ok(())) | Err(_) => {}
                 Ok(Err(why)) => tracing::debug!("the API's connection from {from} ended: {why}"),
             }
@@ -61,13 +69,47 @@ pub async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-async fn attend(stream: TcpStream, from: SocketAddr, router: Router) -> io::Result<()> {
+async fn greet(
+    stream: TcpStream,
+    from: SocketAddr,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Nobody but this machine reaches one of its addresses from that same address.
     let own = stream.local_addr()?.ip().to_canonical();
     let from = from.ip().to_canonical();
-    // A client certificate will be named here once the API speaks TLS.
-    let caller = Caller { loopback: from.is_loopback() || from == own, certificate: None };
+    let loopback = from.is_loopback() || from == own;
+    let mut first = [0];
+    let peeked = match &tls {
+        Some(_) => {
+            timeout(HEAD_DEADLINE, stream.peek(&mut first)).await.map_err(io::Error::other)??
+        }
+        None => 0,
+    };
+    match tls.filter(|_| peeked > 0 && first[0] == TLS_HANDSHAKE) {
+        Some(acceptor) => {
+            let shaken = timeout(HEAD_DEADLINE, acceptor.accept(stream)).await;
+            let stream = shaken.map_err(io::Error::other)??;
+            let certificate = named_by(stream.get_ref().1.peer_certificates());
+            attend(stream, Caller { loopback, encrypted: true, certificate }, router).await
+        }
+        None => attend(stream, Caller { loopback, ..Caller::default() }, router).await,
+    }
+}
+
+/// The name in the certificate that was shown; the handshake has verified whose it is.
+fn named_by(shown: Option<&[CertificateDer<'_>]>) -> Option<String> {
+    let shown = webpki::EndEntityCert::try_from(shown?.first()?).ok()?;
+    let name = shown.valid_dns_names().next().unwrap_or("without a name").to_owned();
+    Some(name)
+}
+
+async fn attend(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    caller: Caller,
+    router: Router,
+) -> io::Result<()> {
     let service = TowerToHyperService::new(router);
     let attended = service_fn(move |mut request: axum::http::Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());

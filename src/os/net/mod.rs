@@ -33,7 +33,7 @@ use crate::runtime::wire;
 
 use client::Line;
 pub use frame::FRAME_MAX;
-pub use tls::{Certificates, TlsError, examine_certificate, member_name};
+pub use tls::{Certificates, TlsError, believing_any_member, examine_certificate, member_name};
 pub(in crate::os) use tls::{certificates, vouched_for};
 
 /// What members ask each other.

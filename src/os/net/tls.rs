@@ -9,10 +9,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -38,6 +40,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Certificates {
     acceptor: TlsAcceptor,
+    lenient: TlsAcceptor,
     connector: TlsConnector,
 }
 
@@ -45,8 +48,7 @@ impl Certificates {
     /// Reads them from PEM files.
     pub fn read(authority: &Path, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = certificates(certificate)?;
-        let key_der = PrivateKeyDer::from_pem_slice(&content(key)?)
-            .map_err(|error| wrong(key, format!("holds no private key: {error}")))?;
+        let key_der = private_key(key)?;
         let mut roots = RootCertStore::empty();
         for root in certificates(authority)? {
             roots.add(root).map_err(|error| wrong(authority, error.to_string()))?;
@@ -54,25 +56,33 @@ impl Certificates {
         let mismatch = |error: rustls::Error| TlsError::Mismatch(error.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = Arc::new(roots);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(|error| TlsError::Mismatch(error.to_string()))?;
-        let server = ServerConfig::builder_with_provider(provider.clone())
+        let asking =
+            || WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let listening = |verifier: ClientCertVerifierBuilder| {
+            let verifier = verifier.build().map_err(|e| TlsError::Mismatch(e.to_string()))?;
+            let server = ServerConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .map_err(mismatch)?
+                .with_client_cert_verifier(verifier)
+                .with_single_cert(chain.clone(), key_der.clone_key())
+                .map_err(mismatch)?;
+            Ok(TlsAcceptor::from(Arc::new(server)))
+        };
+        let (acceptor, lenient) =
+            (listening(asking())?, listening(asking().allow_unauthenticated())?);
+        let client = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(mismatch)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain.clone(), key_der.clone_key())
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(chain.clone(), key_der.clone_key())
             .map_err(mismatch)?;
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(mismatch)?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key_der)
-            .map_err(mismatch)?;
-        Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(server)),
-            connector: TlsConnector::from(Arc::new(client)),
-        })
+        Ok(Self { acceptor, lenient, connector: TlsConnector::from(Arc::new(client)) })
+    }
+
+    /// A listener that is glad of a certificate, without insisting on one.
+    #[must_use]
+    pub fn for_anybody(&self) -> TlsAcceptor {
+        self.lenient.clone()
     }
 
     /// Greets whoever connected.
@@ -89,6 +99,75 @@ impl Certificates {
     ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(member_name(node, cluster)).map_err(io::Error::other)?;
         self.connector.connect(name, stream).await.map(TlsStream::Client)
+    }
+}
+
+/// The other side of a member that listens: whoever is of the cluster's authority is believed, at
+/// whatever address. Used where it is not known which member answers.
+pub fn believing_any_member(
+    authority: &Path,
+    own: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mismatch = |error: rustls::Error| TlsError::Mismatch(error.to_string());
+    let verifier = OfTheAuthority { roots: certificates(authority)?, provider: provider.clone() };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    match own {
+        None => Ok(config.with_no_client_auth()),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            config.with_client_auth_cert(chain, private_key(key)?).map_err(mismatch)
+        }
+    }
+}
+
+/// Asks for a server's certificate of this authority, and for no name in it.
+#[derive(Debug)]
+struct OfTheAuthority {
+    roots: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OfTheAuthority {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        vouched_for(shown, between, &self.roots, webpki::KeyUsage::server_auth())
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|error| rustls::Error::General(format!("not of the authority: {error}")))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, shown, signature, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, shown, signature, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -155,6 +234,11 @@ pub(in crate::os) fn vouched_for(
             None,
         )
         .map(|_| ())
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&content(file)?)
+        .map_err(|error| wrong(file, format!("holds no private key: {error}")))
 }
 
 fn content(file: &Path) -> Result<Vec<u8>, TlsError> {

@@ -74,6 +74,11 @@ impl Births {
         write_whole(&data.join(FILE), &serde_json::to_vec(self).map_err(io::Error::other)?)
     }
 
+    /// Whether any primacy is known to have created any of it.
+    pub(super) fn any(&self) -> bool {
+        !self.born.is_empty()
+    }
+
     /// Says that a promotion in `epoch` follows, from `timeline`.
     pub(super) fn intend(&mut self, epoch: Epoch, timeline: Timeline) {
         self.intended = Some((epoch, timeline));

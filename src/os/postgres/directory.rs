@@ -97,23 +97,33 @@ pub(super) async fn initialise(
     Ok(system)
 }
 
-/// The roles of the node and of the members, made while nobody else can be there. The password goes
-/// through a pipe: arguments can be read by everybody.
-async fn make_roles(plan: &PostgresPlan, data: &Path) -> Result<(), PostgresError> {
+/// The roles of the node and of the members, made while nobody else can be there, or given what
+/// they need where they are there already. The password goes through a pipe: arguments can be read
+/// by everybody.
+pub(super) async fn make_roles(plan: &PostgresPlan, data: &Path) -> Result<(), PostgresError> {
     let checkpoint = if plan.installation.major() >= 15 {
         format!("grant pg_checkpoint to {STREAMER};\n")
     } else {
         String::new()
     };
+    let made = |role: &str| {
+        format!(
+            "if not exists (select from pg_roles where rolname = '{role}') \
+             then create role {role}; end if;"
+        )
+    };
     let statements = format!(
-        "create role {KEEPER} superuser login password '{secret}';\n\
-         create role {STREAMER} replication login password '{secret}';\n\
+        "do $$begin {keeper} {streamer} end$$;\n\
+         alter role {KEEPER} superuser login password '{secret}';\n\
+         alter role {STREAMER} replication login password '{secret}';\n\
          grant execute on function pg_ls_dir(text, boolean, boolean) to {STREAMER};\n\
          grant execute on function pg_stat_file(text, boolean) to {STREAMER};\n\
          grant execute on function pg_read_binary_file(text) to {STREAMER};\n\
          grant execute on function pg_read_binary_file(text, bigint, bigint, boolean) to \
          {STREAMER};\n\
          {checkpoint}",
+        keeper = made(KEEPER),
+        streamer = made(STREAMER),
         secret = plan.secret
     );
     let mut command = plan.command("postgres");
@@ -284,7 +294,7 @@ fn beside(data: &Path, suffix: &str) -> PathBuf {
     data.with_file_name(name)
 }
 
-fn remove(file: &Path) -> io::Result<()> {
+pub(super) fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -313,7 +323,7 @@ fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     fs::File::open(to.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn sync_tree(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_tree(folder: &Path) -> io::Result<()> {
     let file = fs::File::open(folder)?;
     rustix::fs::syncfs(&file).map_err(io::Error::from)
 }

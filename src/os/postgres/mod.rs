@@ -2,10 +2,11 @@
 //!
 //! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
 //! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
-//! keeps which primacy created which timeline, `ear` hears whether an upstream lives, and
-//! `directory` makes, copies and rewinds data directories. This file puts the verbs of the contract
-//! together from them.
+//! keeps which primacy created which timeline, `ear` hears whether an upstream lives, `directory`
+//! makes, copies and rewinds data directories, and `adopt` prepares those that others made. This
+//! file puts the verbs of the contract together from them.
 
+mod adopt;
 mod births;
 mod control_file;
 mod directory;
@@ -40,9 +41,10 @@ use crate::env::{
 };
 use crate::ids::{Epoch, Moment, NodeId, SystemId};
 
+pub use adopt::{Adopted, adopt};
 pub use guest::welcome_guest;
 pub use install::{Installation, NoPostgres};
-pub use plan::{Account, PostgresPlan};
+pub use plan::{Account, PostgresPlan, ServerTls};
 pub use session::read_secret;
 
 use super::OsEntropy;

@@ -7,9 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustls::ClientConfig;
 use tokio::process::Command;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::ids::{Epoch, NodeId};
+use crate::os::net::{TlsError, believing_any_member};
 
 use super::births::write_whole;
 use super::install::Installation;
@@ -47,6 +50,32 @@ impl Account {
     }
 }
 
+/// What a server shows to the other members' servers, and whom it believes.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    way: ClientConfig,
+}
+
+impl ServerTls {
+    /// The member's own certificate: its server and its node are one to the others.
+    pub fn new(authority: &Path, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self {
+            authority: authority.to_owned(),
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            way: believing_any_member(authority, Some((certificate, key)))?,
+        })
+    }
+
+    /// How the node itself reaches another member's server.
+    pub(super) fn way(&self) -> MakeRustlsConnect {
+        MakeRustlsConnect::new(self.way.clone())
+    }
+}
+
 /// One server and where it lives.
 #[derive(Clone, Debug)]
 pub struct PostgresPlan {
@@ -68,6 +97,8 @@ pub struct PostgresPlan {
     pub account: Option<Account>,
     /// What the members' servers know each other by. The same on all of them.
     pub secret: String,
+    /// What the members' servers speak TLS with; `None` where they speak in clear.
+    pub tls: Option<ServerTls>,
     /// The role that owns a new cluster.
     pub superuser: String,
     /// What is let in, besides what the node needs: lines of `pg_hba.conf` for a new cluster.
@@ -93,7 +124,24 @@ impl PostgresPlan {
         if let Some(parent) = self.data.parent().filter(|parent| !parent.exists()) {
             self.make_folder(parent)?;
         }
-        write_whole(&self.passwords(), format!("*:*:*:*:{}\n", self.secret).as_bytes())
+        write_whole(&self.passwords(), format!("*:*:*:*:{}\n", self.secret).as_bytes())?;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        // Copies, because the server's account may not read what belongs to the node.
+        self.make_folder(&self.tls_folder())?;
+        let sources = [&tls.authority, &tls.certificate, &tls.key];
+        for (source, copy) in sources.into_iter().zip(self.tls_files()) {
+            write_whole(&copy, &fs::read(source)?)?;
+        }
+        Ok(())
+    }
+
+    fn tls_folder(&self) -> PathBuf {
+        self.home.join("tls")
+    }
+
+    /// The authority, the certificate and its key, where the server finds them.
+    pub(super) fn tls_files(&self) -> [PathBuf; 3] {
+        ["ca.crt", "server.crt", "server.key"].map(|name| self.tls_folder().join(name))
     }
 
     fn make_folder(&self, folder: &Path) -> io::Result<()> {

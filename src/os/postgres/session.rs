@@ -6,8 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, Socket};
 
 use crate::env::{OBSERVE_WITHIN, PostgresError};
 
@@ -88,7 +90,7 @@ pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
         .password(&plan.secret)
         .dbname("postgres")
         .application_name("pg_replica node");
-    open(&config).await
+    open(&config, NoTls).await
 }
 
 /// Connects to another member's server, as a member.
@@ -99,11 +101,21 @@ pub(super) async fn connect_to(plan: &PostgresPlan, address: &str) -> Result<Cli
     config.host(host).port(port).tcp_user_timeout(TCP_PATIENCE);
     config.user(STREAMER).password(&plan.secret).dbname("postgres");
     config.application_name(format!("pg_replica {}", plan.node));
-    open(&config).await
+    match &plan.tls {
+        None => open(&config, NoTls).await,
+        Some(tls) => {
+            config.ssl_mode(SslMode::Require);
+            open(&config, tls.way()).await
+        }
+    }
 }
 
-async fn open(config: &Config) -> Result<Client, NoAnswer> {
-    let connecting = config.connect(NoTls);
+async fn open<T>(config: &Config, tls: T) -> Result<Client, NoAnswer>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let connecting = config.connect(tls);
     let (client, connection) = match timeout(ANSWER_DEADLINE, connecting).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {

@@ -33,6 +33,10 @@ const OWNED: [&str; 10] = [
     "unix_socket_directories",
 ];
 
+/// The same, where the servers speak TLS with each other: the switch, and where the authority, the
+/// certificate and its key are.
+const TLS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
+
 /// What the node asks of the server where nobody asks for something else.
 const USUAL: [(&str, &str); 12] = [
     ("recovery_init_sync_method", "syncfs"),
@@ -70,9 +74,10 @@ pub(super) struct Wanted {
 /// Writes all of it. The server takes it up when it starts, or when it is told to look.
 pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Result<()> {
     include_ours(&plan.data)?;
-    drop_owned(&plan.data.join("postgresql.auto.conf"))?;
+    drop_owned(&plan.data.join("postgresql.auto.conf"), plan.tls.is_some())?;
     let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
-    write_whole(&plan.access_file(), access(&own, wanted.admits).as_bytes())?;
+    let access = access(&own, wanted.admits, plan.tls.is_some());
+    write_whole(&plan.access_file(), access.as_bytes())?;
     let upstream = wanted.upstream.as_ref();
     let relations = [
         (RELATIONS[0], upstream.map_or(String::new(), |u| conninfo(plan, u))),
@@ -130,6 +135,10 @@ fn parameters(
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
     ];
     all.extend(owned);
+    if plan.tls.is_some() {
+        let files = plan.tls_files().map(|file| file.display().to_string());
+        all.extend(TLS.into_iter().zip(["on".to_owned()].into_iter().chain(files)));
+    }
     all.extend(relations);
     let mut text = String::from("# Written by pg_replica. What is changed here is lost.\n");
     for (name, value) in all {
@@ -175,8 +184,21 @@ pub(super) fn reach(plan: &PostgresPlan, address: &str) -> String {
     let passwords = plan.passwords();
     format!(
         "host={host} port={port} user={STREAMER} passfile={} connect_timeout=3 keepalives_idle=2 \
-         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000",
-        passwords.display()
+         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000{}",
+        passwords.display(),
+        encryption(plan)
+    )
+}
+
+/// Whoever is of the cluster's authority is believed, whatever its host is called.
+fn encryption(plan: &PostgresPlan) -> String {
+    if plan.tls.is_none() {
+        return String::new();
+    }
+    let [authority, certificate, key] = plan.tls_files().map(|file| file.display().to_string());
+    format!(
+        " sslmode=verify-ca sslrootcert={authority} sslcert={certificate} sslkey={key} \
+         gssencmode=disable"
     )
 }
 
@@ -190,13 +212,22 @@ pub(super) fn host_and_port(address: &str) -> Option<(&str, u16)> {
 const SHUT: &str = "# Clients are not let in yet.";
 
 /// `pg_hba.conf`: what the node needs, then the doors of the clients.
-fn access(own: &str, admits: bool) -> String {
+///
+/// With certificates a member needs one, and the password besides.
+fn access(own: &str, admits: bool, tls: bool) -> String {
+    let (host, proof) = if tls {
+        ("hostssl", "scram-sha-256 clientcert=verify-ca")
+    } else {
+        ("host", "scram-sha-256")
+    };
     let mut text = format!(
         "# Written by pg_replica. What is changed here is lost; change pg_hba.conf in the data\n\
          # directory instead, and reload.\n\
          local all {KEEPER} scram-sha-256\n\
-         host replication {STREAMER} all scram-sha-256\n\
-         host postgres {STREAMER} all scram-sha-256\n\
+         {host} replication {STREAMER} all {proof}\n\
+         {host} postgres {STREAMER} all {proof}\n\
+         host all {STREAMER} all reject\n\
+         host replication {STREAMER} all reject\n\
          host all {KEEPER} all reject\n"
     );
     if admits {
@@ -220,7 +251,7 @@ fn include_ours(data: &Path) -> io::Result<()> {
     write_whole(&file, format!("{}\n\n{line}\n", kept.join("\n").trim_end()).as_bytes())
 }
 
-fn drop_owned(file: &Path) -> io::Result<()> {
+fn drop_owned(file: &Path, tls: bool) -> io::Result<()> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -228,7 +259,7 @@ fn drop_owned(file: &Path) -> io::Result<()> {
     };
     let is_owned = |line: &&str| {
         let name = line.split('=').next().unwrap_or_default().trim();
-        OWNED.contains(&name) || name.starts_with("recovery_target")
+        OWNED.contains(&name) || (tls && TLS.contains(&name)) || name.starts_with("recovery_target")
     };
     if !text.lines().any(|line| is_owned(&line)) {
         return Ok(());
@@ -262,7 +293,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let auto = folder.join("postgresql.auto.conf");
         fs::write(&auto, "# x\nwork_mem = '8MB'\nprimary_conninfo = 'host=old'\n").unwrap();
-        drop_owned(&auto).unwrap();
+        drop_owned(&auto, false).unwrap();
         assert_eq!(fs::read_to_string(&auto).unwrap(), "# x\nwork_mem = '8MB'\n");
         let main = folder.join("postgresql.conf");
         fs::write(&main, "include_if_exists = 'pg_replica.conf'\nport = 1\n").unwrap();
@@ -275,9 +306,11 @@ mod tests {
 
     #[test]
     fn a_shut_door_lets_the_members_in_and_nobody_else() {
-        let shut = access("host all all all trust\n", false);
+        let shut = access("host all all all trust\n", false, false);
         assert!(shut.contains(SHUT) && !shut.contains("trust"));
-        let open = access("host all all all trust\n", true);
+        let open = access("host all all all trust\n", true, true);
         assert!(!open.contains(SHUT) && open.ends_with("host all all all trust\n"));
+        let of_members = |line: &&str| line.contains(STREAMER) && !line.ends_with("reject");
+        assert!(open.lines().filter(of_members).all(|line| line.starts_with("hostssl ")));
     }
 }

@@ -1,0 +1,201 @@
+//! A database that was there before the cluster: prepared in place, served by a node, and refused
+//! where it could not be served safely.
+#![allow(clippy::disallowed_methods, reason = "it waits for processes of the real machine")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use pg_replica::os::guard::end_postgres;
+use pg_replica::os::postgres::{Account, Installation};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server as an operator had it before: a directory, started by hand.
+struct Before {
+    folder: PathBuf,
+    installation: Installation,
+    account: Option<Account>,
+    port: u16,
+    node: Option<Child>,
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        if let Some(node) = &mut self.node {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+        end_postgres(&self.data());
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has one").port()
+}
+
+fn said(output: &Output) -> String {
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    out + &String::from_utf8_lossy(&output.stderr)
+}
+
+impl Before {
+    fn new(name: &str) -> Option<Self> {
+        let installation = match Installation::find(None) {
+            Ok(installation) => installation,
+            Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
+                eprintln!("left out: {why}");
+                return None;
+            }
+            Err(why) => panic!("{why}; ci/install does, or set PG_REPLICA_WITHOUT_POSTGRES=1"),
+        };
+        let folder = PathBuf::from(format!("/tmp/node-adopt-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).expect("a temporary folder");
+        let everybody = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(&folder, everybody).expect("it is ours");
+        fs::write(folder.join("secret"), "0123456789abcdef\n").expect("it can be written");
+        let private = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(folder.join("secret"), private).expect("it is ours");
+        let is_root = rustix::process::geteuid().is_root();
+        let account = is_root.then(|| Account::named("postgres").expect("the package makes it"));
+        let before = Self { folder, installation, account, port: free_port(), node: None };
+        let data = before.data().display().to_string();
+        before.tool("initdb", &["-D", &data, "-U", "postgres", "--auth", "trust", "-N"]);
+        Some(before)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    #[track_caller]
+    fn tool(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(self.installation.program(program));
+        command.args(arguments).current_dir("/").stdin(Stdio::null());
+        if let Some(account) = self.account {
+            command.uid(account.user).gid(account.group);
+        }
+        let output = command.output().expect("the package has it");
+        assert!(output.status.success(), "{program}: {}", said(&output));
+        said(&output).trim().to_owned()
+    }
+
+    fn start(&self) {
+        let data = self.data().display().to_string();
+        let log = self.folder.join("log").display().to_string();
+        let options = format!("-p {} -k {}", self.port, self.folder.display());
+        self.tool("pg_ctl", &["-D", &data, "-l", &log, "-o", &options, "-w", "start"]);
+    }
+
+    fn stop(&self, how: &str) {
+        self.tool("pg_ctl", &["-D", &self.data().display().to_string(), "-m", how, "-w", "stop"]);
+    }
+
+    fn try_psql(&self, statement: &str) -> Output {
+        let mut command = Command::new(self.installation.program("psql"));
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
+        command.args(["-Atc", statement]).output().expect("the package has it")
+    }
+
+    #[track_caller]
+    fn psql(&self, statement: &str) -> String {
+        let output = self.try_psql(statement);
+        assert!(output.status.success(), "{statement}: {}", said(&output));
+        said(&output).trim().to_owned()
+    }
+
+    fn node(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        command.args([verb, "--config", "/dev/null"]);
+        let at = |name: &str| self.folder.join(name).display().to_string();
+        for setting in [
+            "cluster=old".to_owned(),
+            "node=1".to_owned(),
+            format!("state_dir={}", at("state")),
+            format!("members.1.peers=127.0.0.1:{}", free_port()),
+            format!("members.1.postgres=127.0.0.1:{}", self.port),
+            format!("postgres.data_dir={}", at("data")),
+            format!("postgres.secret_file={}", at("secret")),
+            format!("api.listen=127.0.0.1:{}", free_port()),
+        ] {
+            command.args(["--set", &setting]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    #[track_caller]
+    fn refused(&self, word: &str) {
+        let output = self.node("adopt").arg("--yes").output().expect("it runs");
+        assert!(!output.status.success() && said(&output).contains(word), "{}", said(&output));
+    }
+}
+
+#[track_caller]
+fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
+        sleep(Duration::from_millis(100));
+    }
+}
+
+fn log_of(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+#[test]
+fn a_database_is_taken_over_with_everything_in_it() {
+    let Some(mut before) = Before::new("whole") else { return };
+    before.start();
+    before.psql("create table kept as select generate_series(1, 1000) as number");
+    before.refused("a server runs on");
+    before.stop("immediate");
+    before.refused("not shut down cleanly");
+    before.start();
+    before.stop("fast");
+
+    let unasked = before.node("adopt").output().expect("it runs");
+    assert!(!unasked.status.success(), "nobody agreed: {}", said(&unasked));
+    let output = before.node("adopt").arg("--yes").output().expect("it runs");
+    assert!(output.status.success(), "{}", said(&output));
+    let line = said(&output)
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("adopt = \"")?.strip_suffix('"')?.to_owned()));
+    let system = line.unwrap_or_else(|| panic!("{}", said(&output)));
+    let again = before.node("adopt").arg("--yes").output().expect("it runs");
+    assert!(again.status.success() && said(&again).contains(&system), "{}", said(&again));
+
+    let log = before.folder.join("node.log");
+    let to = fs::File::create(&log).expect("it can be written");
+    let run = before.node("run").args(["--set", &format!("adopt={system}")]).stderr(to).spawn();
+    before.node = Some(run.expect("it runs"));
+    within(PATIENCE, "it serves", || {
+        before.try_psql("insert into kept values (1001)").status.success()
+    });
+    assert_eq!(before.psql("select count(*) from kept"), "1001", "{}", log_of(&log));
+    let node = before.node.take().expect("it was started");
+    let id = rustix::process::Pid::from_child(&node);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+    before.node = Some(node);
+    let ended = before.node.as_mut().expect("it was started").wait().expect("it ends");
+    assert!(ended.success(), "{}", log_of(&log));
+    before.refused("in the care of a cluster already");
+}
+
+#[test]
+fn a_standby_is_not_taken_over() {
+    let Some(before) = Before::new("standby") else { return };
+    let signal = before.data().join("standby.signal");
+    fs::write(&signal, "").expect("it can be written");
+    before.refused("is a standby's");
+    assert!(!before.data().join("pg_replica.conf").exists(), "nothing was begun");
+}
