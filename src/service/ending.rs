@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api::{Desk, OrderEnd, StatusBoard};
 use crate::control::Order;
-use crate::env::{Postgres, StopHow};
+use crate::env::{Postgres, Process, Side, StopHow};
 use crate::ha::Role;
 
 /// How long a handover may hold up the end of a node.
 const HANDOVER_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether anybody streams, while a handover is under way.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// In how many looks in a row nobody has to: a standby that reconnects is no reason to give up.
+const ALONE_LOOKS: u32 = 10;
 
 /// The signals that end a node.
 pub(super) struct Signals {
@@ -70,12 +75,33 @@ pub(super) async fn hand_over(board: &StatusBoard, desk: &dyn Desk) {
     }
     tracing::info!(node = %snapshot.node, "asked to end: handing over first");
     let order = desk.carry_out(desk.new_id(), Order::Switchover { to: None });
-    match timeout(HANDOVER_MAX, order).await {
+    let order = timeout(HANDOVER_MAX, order);
+    let end = tokio::select! {
+        end = order => end,
+        () = left_alone(board) => {
+            tracing::warn!(node = %snapshot.node, "not handed over: no standby streams any more");
+            return;
+        }
+    };
+    match end {
         Ok(OrderEnd::Done(how)) => tracing::info!(node = %snapshot.node, "handed over: {how}"),
         Ok(OrderEnd::Refused(why) | OrderEnd::Unknown(why)) => {
             tracing::warn!(node = %snapshot.node, "not handed over: {why}");
         }
         Err(_) => tracing::warn!(node = %snapshot.node, "not handed over in time"),
+    }
+}
+
+/// Returns when nobody has streamed from a primary that is up for a while: the others end as well.
+async fn left_alone(board: &StatusBoard) {
+    let mut looks = 0;
+    while looks < ALONE_LOOKS {
+        sleep(LOOK_EVERY).await;
+        let snapshot = board.snapshot();
+        let alone = snapshot.seen.as_ref().is_some_and(|(seen, _)| {
+            seen.process == Process::Up && seen.side == Side::Primary && seen.streams.is_empty()
+        });
+        looks = if alone { looks + 1 } else { 0 };
     }
 }
 
