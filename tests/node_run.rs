@@ -72,13 +72,30 @@ fn await_a_primary(folder: &Folder) -> PathBuf {
 
 #[test]
 fn the_demonstration_serves_loses_nothing_and_leaves_nothing_behind() {
-    let folder = Folder::new("demo");
-    let output = demo(&folder, &["--seconds", "3"]).output().expect("it runs");
+    for mode in ["quorum-sync", "async"] {
+        demonstrates(mode);
+    }
+}
+
+#[track_caller]
+fn demonstrates(mode: &str) {
+    let folder = Folder::new(mode);
+    let output = demo(&folder, &["--seconds", "3", "--mode", mode]).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{complaint}");
     assert!(said.contains(" acknowledged, 0 lost; outages: none"), "{said}");
     assert!(said.contains("psql 'postgresql://demo:"), "{said}");
+    // One that is told the same again and again all the time serves next to nobody.
+    let acknowledged = said.lines().find_map(|line| {
+        line.split_once(" acknowledged, 0 lost")?
+            .0
+            .split_whitespace()
+            .next_back()?
+            .parse::<u64>()
+            .ok()
+    });
+    assert!(acknowledged.is_some_and(|rows| rows > 200), "{said}");
     assert!(folder.is_empty(), "its folder is left");
     assert_eq!(processes(&folder.0), Vec::<String>::new());
 }

@@ -84,6 +84,20 @@ pub(crate) async fn a_commit_waits_for_the_name_of_the_epoch<G: Ground>(ground: 
     assert_eq!(ground.write(1, 3, PATIENCE).await, Wrote::Acknowledged);
 }
 
+/// A primary whose commits wait for nobody says for which epoch that holds: what it does not say
+/// again and again would be told to it again and again.
+pub(crate) async fn a_configuration_without_standbys_is_read_back_with_its_epoch<G: Ground>(
+    ground: G,
+) {
+    found(&ground, 1, sync(1, 0, &[])).await;
+    let server = ground.server(1);
+    assert_eq!(server.observe().await.unwrap().sync, sync(1, 0, &[]));
+    server.set_sync(&sync(4, 0, &[])).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, sync(4, 0, &[]));
+    server.configure(&BTreeMap::from([("work_mem".into(), "8MB".into())])).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, sync(4, 0, &[]));
+}
+
 pub(crate) async fn a_detached_standby_receives_nothing_more<G: Ground>(ground: G) {
     found(&ground, 1, SyncNames::default()).await;
     join(&ground, 2, 1, 1).await;

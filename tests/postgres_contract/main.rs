@@ -9,47 +9,52 @@
 mod cases;
 mod ground;
 mod real;
+mod sequences;
 mod simulated;
 
 macro_rules! on_both {
-    ($($case:ident($machines:literal),)*) => {
+    ($($from:ident::$case:ident($machines:literal),)*) => {
         mod on_the_model {
             $(#[test]
             fn $case() {
-                super::simulated::run($machines, super::cases::$case);
+                super::simulated::run($machines, super::$from::$case);
             })*
         }
 
         mod on_a_real_server {
             $(#[test]
             fn $case() {
-                super::real::run($machines, super::cases::$case);
+                super::real::run($machines, super::$from::$case);
             })*
         }
     };
 }
 
 on_both! {
-    an_empty_machine_shows_nothing(1),
-    a_new_cluster_is_born_in_its_epoch_and_shut_until_it_admits(1),
-    a_directory_that_holds_something_is_not_initialised(1),
-    a_copy_follows_and_gets_every_row(2),
-    a_commit_waits_for_the_name_of_the_epoch(2),
-    a_detached_standby_receives_nothing_more(2),
-    a_promotion_opens_a_timeline_of_its_epoch(2),
-    nothing_is_promoted_while_an_upstream_is_configured(2),
-    a_diverged_former_primary_is_rewound_and_follows(2),
-    a_crashed_primary_comes_back_in_its_place_and_shut(1),
-    a_clean_shutdown_leaves_the_standby_with_everything(2),
-    a_start_forgets_the_upstream(2),
-    a_detach_does_not_wait_for_replay(2),
-    a_restarted_standby_knows_its_end_only_when_it_has_replayed_it(2),
-    a_start_with_an_upstream_streams(2),
-    a_rewind_between_equal_numbers_finds_nothing_to_do(3),
-    a_rewound_server_needs_what_its_source_wrote_meanwhile(2),
-    a_crashed_standby_that_diverged_is_rewound(3),
-    an_idle_primary_is_heard(2),
-    a_stop_of_a_stopped_server_is_harmless(1),
-    a_copy_leaves_the_old_directory_aside(2),
-    parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
+    cases::an_empty_machine_shows_nothing(1),
+    cases::a_new_cluster_is_born_in_its_epoch_and_shut_until_it_admits(1),
+    cases::a_directory_that_holds_something_is_not_initialised(1),
+    cases::a_copy_follows_and_gets_every_row(2),
+    cases::a_commit_waits_for_the_name_of_the_epoch(2),
+    cases::a_configuration_without_standbys_is_read_back_with_its_epoch(1),
+    cases::a_detached_standby_receives_nothing_more(2),
+    cases::a_promotion_opens_a_timeline_of_its_epoch(2),
+    cases::nothing_is_promoted_while_an_upstream_is_configured(2),
+    cases::a_diverged_former_primary_is_rewound_and_follows(2),
+    cases::a_crashed_primary_comes_back_in_its_place_and_shut(1),
+    cases::a_clean_shutdown_leaves_the_standby_with_everything(2),
+    cases::a_start_forgets_the_upstream(2),
+    cases::a_detach_does_not_wait_for_replay(2),
+    cases::a_restarted_standby_knows_its_end_only_when_it_has_replayed_it(2),
+    cases::a_start_with_an_upstream_streams(2),
+    cases::a_rewind_between_equal_numbers_finds_nothing_to_do(3),
+    cases::a_rewound_server_needs_what_its_source_wrote_meanwhile(2),
+    cases::a_crashed_standby_that_diverged_is_rewound(3),
+    cases::an_idle_primary_is_heard(2),
+    cases::a_stop_of_a_stopped_server_is_harmless(1),
+    cases::a_copy_leaves_the_old_directory_aside(2),
+    cases::parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
+    sequences::verbs_in_an_order_that_is_drawn(2),
+    sequences::verbs_in_another_order(2),
+    sequences::verbs_in_a_third_order(2),
 }

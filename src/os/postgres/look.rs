@@ -28,6 +28,7 @@ const QUESTION: &str = "\
 select json_build_object(
     'recovers', pg_is_in_recovery(),
     'names', current_setting('synchronous_standby_names'),
+    'sync_epoch', coalesce(current_setting('pg_replica.sync_epoch', true), ''),
     'system', (select system_identifier::text from pg_control_system()),
     'timeline', (select timeline_id from pg_control_checkpoint()),
     'insert_timeline', case when pg_is_in_recovery() then null
@@ -54,6 +55,7 @@ select json_build_object(
 struct Answer {
     recovers: bool,
     names: String,
+    sync_epoch: String,
     system: String,
     timeline: u32,
     insert_timeline: Option<u32>,
@@ -184,7 +186,7 @@ fn understand(
         starved: followed.log_from.filter(|_| !hears).and_then(|from| last_refusal(plan, from)),
         streams: answer.streams.iter().filter_map(stream).collect(),
         // One that is not ours is nobody's: it will be replaced.
-        sync: read_names(&answer.names).unwrap_or(SyncNames {
+        sync: read_names(&answer.names, &answer.sync_epoch).unwrap_or(SyncNames {
             epoch: Epoch::default(),
             confirmations: u32::MAX,
             ..SyncNames::default()

@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 
 use crate::env::{SyncNames, Upstream};
+use crate::ids::Epoch;
 
 use super::births::write_whole;
 use super::given;
@@ -54,7 +55,12 @@ const USUAL: [(&str, &str); 12] = [
 ];
 
 /// What says how this server stands to the others.
-const RELATIONS: [&str; 3] = ["primary_conninfo", "primary_slot_name", "synchronous_standby_names"];
+const RELATIONS: [&str; 4] =
+    ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", SYNC_EPOCH];
+
+/// A parameter of our own: the epoch of the synchronous configuration. Where commits wait for
+/// nobody no name tells it.
+pub(super) const SYNC_EPOCH: &str = "pg_replica.sync_epoch";
 
 /// A parameter of our own that changes with every writing: a session that knows the new value began
 /// after the server had read the file.
@@ -83,6 +89,7 @@ pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Resu
         (RELATIONS[0], upstream.map_or(String::new(), |u| conninfo(plan, u))),
         (RELATIONS[1], upstream.map_or(String::new(), |_| slot_of(plan.node))),
         (RELATIONS[2], names(&wanted.sync)),
+        (RELATIONS[3], wanted.sync.epoch.0.to_string()),
     ];
     write_whole(&plan.data.join(FILE), parameters(plan, relations, mark)?.as_bytes())
 }
@@ -110,7 +117,7 @@ pub(super) fn admits(plan: &PostgresPlan) -> bool {
 
 fn parameters(
     plan: &PostgresPlan,
-    relations: [(&'static str, String); 3],
+    relations: [(&'static str, String); 4],
     mark: u64,
 ) -> io::Result<String> {
     let given = given::kept(plan)?;
@@ -157,10 +164,12 @@ pub(super) fn names(sync: &SyncNames) -> String {
     format!("ANY {} ({})", sync.confirmations, quoted.join(", "))
 }
 
-/// The configuration that `synchronous_standby_names` stands for. `None` for one that is not ours.
-pub(super) fn read_names(text: &str) -> Option<SyncNames> {
+/// The configuration that `synchronous_standby_names` stands for, with the epoch that was written
+/// beside it. `None` for one that is not ours.
+pub(super) fn read_names(text: &str, epoch: &str) -> Option<SyncNames> {
     if text.is_empty() {
-        return Some(SyncNames::default());
+        let epoch = Epoch(epoch.parse().unwrap_or_default());
+        return Some(SyncNames { epoch, ..SyncNames::default() });
     }
     let (confirmations, list) = text.strip_prefix("ANY ")?.split_once(" (")?;
     let mut sync = SyncNames { confirmations: confirmations.parse().ok()?, ..Default::default() };
@@ -273,7 +282,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ids::{Epoch, NodeId};
+    use crate::ids::NodeId;
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {
@@ -281,10 +290,12 @@ mod tests {
         let sync = SyncNames { epoch: Epoch(7), confirmations: 1, standbys };
         let text = names(&sync);
         assert_eq!(text, "ANY 1 (\"pg_replica_n2_e7\", \"pg_replica_n13_e7\")");
-        assert_eq!(read_names(&text), Some(sync));
-        assert_eq!(read_names(""), Some(SyncNames::default()));
-        assert_eq!(read_names("*"), None);
-        assert_eq!(read_names("FIRST 1 (a)"), None);
+        assert_eq!(read_names(&text, "7"), Some(sync));
+        let nobody = SyncNames { epoch: Epoch(7), ..SyncNames::default() };
+        assert_eq!(read_names(&names(&nobody), "7"), Some(nobody));
+        assert_eq!(read_names("", ""), Some(SyncNames::default()));
+        assert_eq!(read_names("*", "1"), None);
+        assert_eq!(read_names("FIRST 1 (a)", "1"), None);
     }
 
     #[test]
