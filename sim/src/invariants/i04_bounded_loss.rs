@@ -204,7 +204,7 @@ fn parting(history: &[TimelineBirth], line: TimelineBirth) -> Lsn {
 
 #[cfg(test)]
 mod tests {
-    use pg_replica::control::Clearance;
+    use pg_replica::control::{Clearance, TimelineRecord};
     use pg_replica::ids::SystemId;
 
     use super::super::testing::{
@@ -215,6 +215,8 @@ mod tests {
     fn born(max_lag_bytes: u64) -> ControlState {
         let mut born = state(5, 1, None);
         born.system = Some(SystemId(1));
+        let record = TimelineRecord { holder: NodeId(1), birth: birth(1, 1, 0) };
+        born.timelines.insert(Epoch(1), record);
         born.settings.max_lag_bytes = max_lag_bytes;
         born
     }

@@ -281,6 +281,7 @@ impl Postgres for OsPostgres {
     async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
         let plan = self.plan();
         lock(&self.0.given).pending.clear();
+        server::turn_log_over(plan).map_err(transient)?;
         directory::check_startable(plan).map_err(PostgresError::Permanent)?;
         let signal = plan.data.join("standby.signal");
         let wanted = match how {

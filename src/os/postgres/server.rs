@@ -47,9 +47,22 @@ pub(super) fn postmaster(data: &Path) -> Option<(Pid, Status)> {
     Some((pid, status))
 }
 
+/// From what length on a log is turned over.
+const LOG_MAX: u64 = 64 << 20;
+
 /// Whether any process of the server exists.
 pub(super) fn is_running(data: &Path) -> bool {
     !server_processes(data).is_empty()
+}
+
+/// Begins a new log where the present one has grown long; the one before it is kept, and no older
+/// one. While a server runs it goes on writing where it began.
+pub(super) fn turn_log_over(plan: &PostgresPlan) -> std::io::Result<()> {
+    let log = plan.log();
+    if fs::metadata(&log).is_ok_and(|log| log.len() > LOG_MAX) {
+        fs::rename(&log, log.with_extension("log.1"))?;
+    }
+    Ok(())
 }
 
 /// Starts the server and returns when it lets sessions in.
@@ -118,6 +131,8 @@ pub(super) fn tail(log: &Path, from: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(log)?;
         let length = file.metadata()?.len();
+        // One that is shorter than it was has been cut, by a program that turns logs over.
+        let from = if from > length { 0 } else { from };
         file.seek(SeekFrom::Start(from.max(length.saturating_sub(LOG_TAIL))))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
