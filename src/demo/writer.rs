@@ -50,31 +50,33 @@ struct Book {
 /// The writers, who share one book.
 pub(super) struct Writer {
     book: Arc<Mutex<Book>>,
-    config: Config,
+    /// The way to each server.
+    ways: Vec<Config>,
     tasks: Vec<AbortHandle>,
     started: Instant,
 }
 
 impl Writer {
     pub(super) fn start(ports: Vec<u16>, guest: Guest) -> Self {
-        let mut config = Config::new();
-        for port in ports {
+        let way = |port| {
+            let mut config = Config::new();
             config.host("127.0.0.1").port(port);
-        }
-        config
-            .user(&guest.role)
-            .password(&guest.password)
-            .dbname(&guest.role)
-            .application_name("demo writer")
-            .connect_timeout(CONNECT_WITHIN)
-            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+            config
+                .user(&guest.role)
+                .password(&guest.password)
+                .dbname(&guest.role)
+                .application_name("demo writer")
+                .target_session_attrs(TargetSessionAttrs::ReadWrite);
+            config
+        };
+        let ways: Vec<Config> = ports.into_iter().map(way).collect();
         let book: Arc<Mutex<Book>> = Arc::default();
         let write = |writer| {
-            let task = write_for_ever(writer, config.clone(), book.clone());
+            let task = write_for_ever(writer, ways.clone(), book.clone());
             tokio::spawn(task).abort_handle()
         };
         let tasks = (1..=WRITERS).map(write).collect();
-        Self { book, config, tasks, started: Instant::now() }
+        Self { book, ways, tasks, started: Instant::now() }
     }
 
     pub(super) fn age(&self) -> Duration {
@@ -100,7 +102,7 @@ impl Writer {
             task.abort();
         }
         let told = |error: tokio_postgres::Error| format!("the rows cannot be counted: {error}");
-        let client = connect(&self.config).await.ok_or("no primary is there to count at")?;
+        let client = connect(&self.ways).await.ok_or("no primary is there to count at")?;
         let rows = client.query("select writer, number from written", &[]).await.map_err(told)?;
         let doubtful = lock(&self.book).in_doubt.clone();
         let key = |row: &tokio_postgres::Row| {
@@ -120,18 +122,23 @@ impl Drop for Writer {
     }
 }
 
-async fn connect(config: &Config) -> Option<Client> {
-    let attempt = timeout(CONNECT_WITHIN * 3, config.connect(NoTls)).await;
-    let (client, connection) = attempt.ok()?.ok()?;
-    // Its errors reach whoever waits for an answer.
-    drop(tokio::spawn(connection));
-    Some(client)
+/// To the first that takes writes. Each has its own time: one that is frozen accepts a connection,
+/// and says nothing.
+async fn connect(ways: &[Config]) -> Option<Client> {
+    for way in ways {
+        if let Ok(Ok((client, connection))) = timeout(CONNECT_WITHIN, way.connect(NoTls)).await {
+            // Its errors reach whoever waits for an answer.
+            drop(tokio::spawn(connection));
+            return Some(client);
+        }
+    }
+    None
 }
 
-async fn write_for_ever(writer: u32, config: Config, book: Arc<Mutex<Book>>) {
+async fn write_for_ever(writer: u32, ways: Vec<Config>, book: Arc<Mutex<Book>>) {
     let mut number: i64 = 0;
     loop {
-        let Some(client) = connect(&config).await else {
+        let Some(client) = connect(&ways).await else {
             sleep(RETRY_AFTER).await;
             continue;
         };
