@@ -155,7 +155,7 @@ impl ControlState {
             // and binds the next one until others have it too.
             self.progress = None;
         }
-        self.keep_what_binds();
+        self.keep_what_binds(sync);
         self.push_sync(sync.clone());
         self.handover_meets_election(after);
         self.primacy =
@@ -281,9 +281,15 @@ impl ControlState {
     /// commit may have been acknowledged that no later one is known to cover. Nothing was promised
     /// under an asynchronous one, and nothing acknowledged in an epoch that was never born, because
     /// standbys attach to a primary only once its birth is on record.
-    fn keep_what_binds(&mut self) {
+    ///
+    /// One that waited for nobody binds nobody. But where the next one waits, it is the reason why
+    /// what was acknowledged need not be on the standbys, until the next one is settled.
+    fn keep_what_binds(&mut self, next: &SyncNames) {
         let born = &self.timelines;
-        self.sync.configs.retain(|old| old.confirmations > 0 && born.contains_key(&old.epoch));
+        self.sync.configs.retain(|old| {
+            let tells = old.confirmations > 0 || next.confirmations > 0;
+            tells && born.contains_key(&old.epoch)
+        });
     }
 
     /// Adds a target.
