@@ -99,7 +99,7 @@ impl Subject<'_> {
     }
 
     fn explain_standby(&self, report: &Report, said: &mut Explanation) {
-        if !report.has_data {
+        if !report.has_data() {
             said.obstacles.push("its data directory is empty: it has to be copied first".into());
             return;
         }

@@ -222,7 +222,7 @@ fn line(node: NodeId, snapshot: &Snapshot, picture: &Picture, now: Moment) -> Me
     let primary = primary_standing(control, node, known) == Standing::Primary;
     let position = report.and_then(|report| report.position);
     let replayed = report.and_then(|report| report.replayed);
-    let follows = !primary && report.is_some_and(|report| report.has_data);
+    let follows = !primary && report.is_some_and(Report::has_data);
     let lag = |lsn: Option<crate::ids::Lsn>| picture.lag(lsn).filter(|_| follows);
     let member = control.members.get(&node);
     MemberStatus {

@@ -96,9 +96,7 @@ impl Loaded {
             parameters: postgres.parameters.clone(),
         }))
     }
-}
 
-impl Loaded {
     fn server_tls(&self) -> Result<Option<ServerTls>, BadConfig> {
         let Some(files) = &self.config.tls else { return Ok(None) };
         ServerTls::new(&files.ca, &files.cert, &files.key)

@@ -278,12 +278,10 @@ impl ControlState {
     }
 
     /// What the ended epochs leave behind for the next election: the configurations under which a
-    /// commit may have been acknowledged that no later one is known to cover. Nothing was promised
-    /// under an asynchronous one, and nothing acknowledged in an epoch that was never born, because
-    /// standbys attach to a primary only once its birth is on record.
-    ///
-    /// One that waited for nobody binds nobody. But where the next one waits, it is the reason why
-    /// what was acknowledged need not be on the standbys, until the next one is settled.
+    /// commit may have been acknowledged that no later one is known to cover. Nothing was
+    /// acknowledged in an epoch that was never born, because standbys attach to a primary only once
+    /// its birth is on record. An asynchronous one promised nothing; but where the next one waits
+    /// for standbys, it tells that they need not have everything until that one is settled.
     fn keep_what_binds(&mut self, next: &SyncNames) {
         let born = &self.timelines;
         self.sync.configs.retain(|old| {

@@ -321,7 +321,6 @@ impl Agent {
         Report {
             node: me,
             version: control.version,
-            has_data: seen.is_some_and(|o| o.system.is_some()),
             system: seen.and_then(|o| o.system),
             process: seen.map_or(Process::Down { clean: true }, |o| o.process),
             side: seen.map_or(Side::Standby, |o| o.side),

@@ -37,6 +37,13 @@ pub(super) struct Seen {
     pub(super) at: Moment,
 }
 
+impl Seen {
+    /// Whether it still speaks for the member.
+    fn speaks(&self, now: Moment, control: &ControlState) -> bool {
+        now.since(self.at) <= report_limit(&control.settings.timing)
+    }
+}
+
 /// The coordinator's memory.
 #[derive(Debug)]
 pub(super) struct Coordinator {
@@ -166,11 +173,13 @@ impl Coordinator {
 
     /// The members that are alive, by their last reports.
     pub(super) fn alive(&self, now: Moment, control: &ControlState) -> BTreeMap<NodeId, Report> {
-        self.seen
-            .iter()
-            .filter(|(_, seen)| now.since(seen.at) <= report_limit(&control.settings.timing))
-            .map(|(node, seen)| (*node, seen.report.clone()))
-            .collect()
+        let alive = self.seen.iter().filter(|(_, seen)| seen.speaks(now, control));
+        alive.map(|(node, seen)| (*node, seen.report.clone())).collect()
+    }
+
+    /// Whether this one is.
+    pub(super) fn hears(&self, node: NodeId, now: Moment, control: &ControlState) -> bool {
+        self.seen.get(&node).is_some_and(|seen| seen.speaks(now, control))
     }
 
     /// The next command that the control state needs, if any. One at a time: the next is decided
@@ -193,11 +202,7 @@ impl Coordinator {
         if let Some(why) = self.why_vacate(now, control, holder, sabotage) {
             return Some(Command::Vacate { epoch: control.primacy.epoch, why });
         }
-        let report = &self
-            .seen
-            .get(&holder)
-            .filter(|s| now.since(s.at) <= report_limit(&control.settings.timing))?
-            .report;
+        let report = &self.seen.get(&holder).filter(|seen| seen.speaks(now, control))?.report;
         if let Some(command) = self.sync.next_step(now, control, report, sabotage) {
             return Some(command);
         }
@@ -299,9 +304,9 @@ impl Coordinator {
     fn someone_else_could(&self, now: Moment, control: &ControlState, holder: NodeId) -> bool {
         self.seen.iter().any(|(node, seen)| {
             *node != holder
-                && now.since(seen.at) <= report_limit(&control.settings.timing)
+                && seen.speaks(now, control)
                 && control.is_candidate(*node)
-                && (seen.report.has_data || control.system.is_none())
+                && (seen.report.has_data() || control.system.is_none())
         })
     }
 
@@ -349,11 +354,7 @@ impl Coordinator {
             return obstacle.to_string();
         }
         let Some(to) = handover.to else { return "no standby was ready in time".into() };
-        let Some(seen) = self
-            .seen
-            .get(&to)
-            .filter(|s| now.since(s.at) <= report_limit(&control.settings.timing))
-        else {
+        let Some(seen) = self.seen.get(&to).filter(|seen| seen.speaks(now, control)) else {
             return format!("{to} does not answer");
         };
         if let Some(trouble) = &seen.report.trouble {

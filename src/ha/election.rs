@@ -167,10 +167,9 @@ impl Ballot<'_> {
         if self.control.primacy.epoch.0 == 0 && !missing.is_empty() && !careless {
             return Err(Obstacle::GenesisAwaits(missing));
         }
-        let adopted = |report: &Report| report.has_data && report.system == self.control.system;
         let foreign = self.alive.values().find(|report| {
             let unmanaged = report.birth.is_none_or(|birth| birth.born.0 == 0);
-            report.has_data && unmanaged && !adopted(report)
+            report.has_data() && unmanaged && report.system != self.control.system
         });
         if let Some(report) = foreign
             && !careless
@@ -185,7 +184,7 @@ impl Ballot<'_> {
             .candidates()
             .filter(|node| self.alive.contains_key(node))
             .max_by_key(|node| {
-                let has_data = self.alive.get(node).is_some_and(|r| r.has_data);
+                let has_data = self.alive.get(node).is_some_and(Report::has_data);
                 (!self.failed.contains_key(node), has_data, self.priority(*node), Reverse(*node))
             })
             .ok_or(Obstacle::NoCandidate)?;

@@ -39,10 +39,7 @@ pub struct Report {
     /// How far it has applied the control state (its version). It never goes back, so it tells
     /// which of two reports is the older one.
     pub version: u64,
-    /// Whether its directory holds a database at all.
-    pub has_data: bool,
-    /// Which.
-    #[serde(default)]
+    /// The database cluster that its directory holds; `None` where it is empty.
     pub system: Option<SystemId>,
     /// The process.
     pub process: Process,
@@ -73,6 +70,14 @@ pub struct Report {
     /// The parameters of its Postgres that wait for a restart.
     #[serde(default)]
     pub pending_restart: Vec<String>,
+}
+
+impl Report {
+    /// Whether its directory holds a database at all.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.system.is_some()
+    }
 }
 
 impl fmt::Display for Report {

@@ -118,9 +118,9 @@ impl Core {
                 )
             });
         };
-        let alive = coordinator.alive(self.now, &self.control);
         let voters = &self.raft.voters;
-        let heard = voters.iter().filter(|n| **n == self.me || alive.contains_key(n)).count();
+        let hears = |node| node == self.me || coordinator.hears(node, self.now, &self.control);
+        let heard = voters.iter().filter(|node| hears(**node)).count();
         (heard * 2 <= voters.len() && self.led_for() >= SILENCE_LIMIT).then(|| {
             format!(
                 "it hears {heard} of {} voters, itself included: nothing is decided without a \

@@ -114,7 +114,6 @@ pub(crate) fn report(node: u64, seen: &Observation) -> Report {
     Report {
         node: NodeId(node),
         version: 0,
-        has_data: true,
         system: seen.system,
         process: seen.process,
         side: seen.side,

@@ -1,7 +1,9 @@
 //! Operators' orders: done once, refused, or unknown, and never answered for another.
 
 use super::fixtures::*;
-use crate::control::{Applied, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
+use crate::control::{
+    Applied, Command, ControlState, Mode, Order, OrderOutcome, SettingsChange, VacateReason,
+};
 use crate::ids::{CommandId, NodeId};
 use crate::sabotage::Sabotage;
 
@@ -128,4 +130,30 @@ fn a_forced_failover_leaves_bound_what_bound_before() {
     vacate(&mut control, VacateReason::Operator);
     elect(&mut control, 2);
     assert!(before.iter().all(|config| control.sync.configs.contains(config)));
+}
+
+/// Whoever is primary in asynchronous mode acknowledges what no standby has. An election that comes
+/// after has to know, also when epochs that were to wait for standbys lie between, as long as none
+/// of these came to be: such an epoch has settled nothing.
+#[test]
+fn an_epoch_that_never_came_to_be_hides_no_asynchronous_one() {
+    let mut control = serving(&[1, 2, 3], Mode::Async);
+    let acknowledged_alone = control.sync.configs.clone();
+    let waits = SettingsChange { mode: Some(Mode::QuorumSync), ..SettingsChange::default() };
+    do_it(&mut control, &order(1, Order::Configure(waits)));
+    for holder in [2, 3, 2] {
+        vacate(&mut control, VacateReason::Silent);
+        elect(&mut control, holder);
+        assert!(acknowledged_alone.iter().all(|old| control.sync.configs.contains(old)));
+    }
+}
+
+/// Among epochs that wait for nobody, only the one at hand says how much may be lost.
+#[test]
+fn an_asynchronous_epoch_is_forgotten_with_its_end_when_the_next_waits_for_nobody() {
+    let mut control = serving(&[1, 2, 3], Mode::Async);
+    vacate(&mut control, VacateReason::Silent);
+    elect(&mut control, 2);
+    let present = control.primacy.epoch;
+    assert!(control.sync.configs.iter().all(|config| config.epoch == present));
 }

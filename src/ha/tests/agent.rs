@@ -634,17 +634,23 @@ fn taking_over() -> ControlState {
     control
 }
 
+/// The same, with a lease of its primacy.
+fn leased_founder() -> Bench {
+    let mut bench = Bench::new(2, taking_over());
+    hears_leader(&mut bench, 5, 1);
+    granted(&mut bench, 5, 6, 1);
+    arm_as_asked(&mut bench, 7);
+    bench.actions.clear();
+    bench
+}
+
 fn from_before(flushed: u64) -> Observation {
     Observation { history: vec![birth(1, 0, 0)], ..standby(flushed) }
 }
 
 #[test]
 fn a_database_from_before_is_promoted_like_any_other() {
-    let mut bench = Bench::new(2, taking_over());
-    hears_leader(&mut bench, 5, 1);
-    granted(&mut bench, 5, 6, 1);
-    arm_as_asked(&mut bench, 7);
-    bench.actions.clear();
+    let mut bench = leased_founder();
     let down = Observation {
         process: Process::Down { clean: true },
         side: Side::Primary,
@@ -659,11 +665,7 @@ fn a_database_from_before_is_promoted_like_any_other() {
 
 #[test]
 fn the_holder_of_a_database_from_before_makes_no_new_one() {
-    let mut bench = Bench::new(2, taking_over());
-    hears_leader(&mut bench, 5, 1);
-    granted(&mut bench, 5, 6, 1);
-    arm_as_asked(&mut bench, 7);
-    bench.actions.clear();
+    let mut bench = leased_founder();
     bench.sees(10, Observation::of_nothing());
     assert!(matches!(bench.commands()[..], [Command::Release { .. }]));
 }

@@ -119,7 +119,7 @@ fn a_first_holder_that_creates_no_database_gives_way_to_another() {
     do_it(&mut control, &elect);
     let mut coordinator = Coordinator::new(Term(1), at(0), &control);
     let empty = |node: u64| Report {
-        has_data: false,
+        system: None,
         birth: None,
         position: None,
         detached: None,

@@ -132,7 +132,7 @@ fn quorum_sync_counts_reports_against_every_recorded_configuration() {
 #[test]
 fn a_member_without_data_proves_nothing() {
     let mut empty = detached(3, 0);
-    empty.has_data = false;
+    empty.system = None;
     empty.position = None;
     let given = Given::after_a_failure(3, Mode::QuorumSync, vec![detached(2, 100), empty]);
     assert!(matches!(given.decide(), Err(Obstacle::Evidence(_))));
@@ -251,7 +251,7 @@ fn a_tagged_member_is_never_chosen_and_never_a_yardstick() {
 fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
     let empty = |node| {
         let mut report = detached(node, 0);
-        report.has_data = false;
+        report.system = None;
         report.position = None;
         report.birth = None;
         report
@@ -267,7 +267,7 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
     assert_eq!(given.decide(), Err(Obstacle::GenesisAwaits([NodeId(3)].into())));
     given.reports.push(empty(3));
     assert_eq!(given.elected().0, NodeId(1));
-    given.reports[1].has_data = true;
+    given.reports[1].system = Some(SYSTEM);
     assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
 }
 
@@ -277,7 +277,6 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
 fn a_database_is_taken_over_by_the_one_member_that_holds_it() {
     let report = |node, system: Option<u64>| {
         let mut report = detached(node, 0);
-        report.has_data = system.is_some();
         report.system = system.map(SystemId);
         report.birth = system.map(|_| birth(1, 0, 0));
         report.position = None;

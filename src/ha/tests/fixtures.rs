@@ -138,7 +138,6 @@ pub(super) fn detached(node: u64, flushed: u64) -> Report {
     Report {
         node: NodeId(node),
         version: 0,
-        has_data: true,
         system: Some(SYSTEM),
         process: Process::Up,
         side: Side::Standby,

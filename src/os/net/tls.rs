@@ -70,11 +70,11 @@ impl Certificates {
         };
         let (acceptor, lenient) =
             (listening(asking())?, listening(asking().allow_unauthenticated())?);
-        let client = ClientConfig::builder_with_provider(provider.clone())
+        let client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(mismatch)?
-            .with_root_certificates(roots.clone())
-            .with_client_auth_cert(chain.clone(), key_der.clone_key())
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key_der)
             .map_err(mismatch)?;
         Ok(Self { acceptor, lenient, connector: TlsConnector::from(Arc::new(client)) })
     }
