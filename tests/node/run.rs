@@ -1,37 +1,17 @@
 //! Nodes as processes, with real Postgres: that they come up, give way, and go without a trace.
-#![allow(clippy::disallowed_methods, reason = "it waits for processes of the real machine")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// A temporary folder of a test's own, which the server's account can get through.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("node-run-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a temporary folder");
-        Self(folder)
-    }
-
-    fn is_empty(&self) -> bool {
-        fs::read_dir(&self.0).expect("it is there").next().is_none()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use super::folder::Folder;
+use super::machine::free_ports;
+use super::within;
 
 fn demo(folder: &Folder, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-    command.arg("demo").args(arguments).env("TMPDIR", &folder.0);
+    let mut command = super::node(["demo"]);
+    command.args(arguments).env("TMPDIR", folder.all());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -45,20 +25,11 @@ fn processes(folder: &Path) -> Vec<String> {
     lines.filter(|line| line.contains(&wanted)).collect()
 }
 
-#[track_caller]
-fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
-        sleep(Duration::from_millis(100));
-    }
-}
-
 /// Waits until the cluster of a demonstration has a primary, and returns its folder.
 fn await_a_primary(folder: &Folder) -> PathBuf {
     let mut found = None;
     within(Duration::from_secs(60), "a primary", || {
-        let demo = fs::read_dir(&folder.0).expect("it is there").flatten().next();
+        let demo = fs::read_dir(folder.all()).expect("it is there").flatten().next();
         let Some(demo) = demo.map(|entry| entry.path()) else { return false };
         let is_primary = |log: &Path| {
             fs::read_to_string(log).is_ok_and(|text| text.contains("preparing -> primary"))
@@ -97,7 +68,7 @@ fn demonstrates(mode: &str) {
     });
     assert!(acknowledged.is_some_and(|rows| rows > 200), "{said}");
     assert!(folder.is_empty(), "its folder is left");
-    assert_eq!(processes(&folder.0), Vec::<String>::new());
+    assert_eq!(processes(folder.all()), Vec::<String>::new());
 }
 
 #[test]
@@ -107,22 +78,17 @@ fn a_demonstration_that_is_killed_takes_its_nodes_guards_and_servers_with_it() {
     await_a_primary(&folder);
     demo.kill().expect("it runs still");
     demo.wait().expect("it was started here");
-    within(Duration::from_secs(20), "every process is gone", || processes(&folder.0).is_empty());
+    within(Duration::from_secs(20), "every process is gone", || processes(folder.all()).is_empty());
 }
 
 #[test]
 fn a_node_that_cannot_run_says_why_in_one_sentence() {
     let folder = Folder::new("cannot");
-    let secret = folder.0.join("secret");
-    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(&secret, private).expect("it is ours");
+    let secret = folder.secret();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("it has one").to_string();
-    let at = |name: &str| folder.0.join(name).display().to_string();
     let run = |settings: &[String]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-        command.args(["run", "--config", "/dev/null"]);
+        let mut command = super::node(["run", "--config", "/dev/null"]);
         for setting in settings {
             command.args(["--set", setting]);
         }
@@ -135,11 +101,11 @@ fn a_node_that_cannot_run_says_why_in_one_sentence() {
         vec![
             "cluster=c".to_owned(),
             "node=1".to_owned(),
-            format!("state_dir={}", at("state")),
+            format!("state_dir={}", folder.path("state")),
             format!("members.1.peers={peers}"),
             "members.1.postgres=127.0.0.1:5499".to_owned(),
-            format!("postgres.data_dir={}", at("state/data")),
-            format!("postgres.secret_file={}", secret.display()),
+            format!("postgres.data_dir={}", folder.path("state/data")),
+            format!("postgres.secret_file={secret}"),
         ]
     };
     let (code, said) = run(&member(&taken));
@@ -158,21 +124,13 @@ fn a_node_that_cannot_run_says_why_in_one_sentence() {
 #[test]
 fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
     let folder = Folder::new("end");
-    let secret = folder.0.join("secret");
-    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(&secret, private).expect("it is ours");
-    let taken: Vec<_> =
-        (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let ports: Vec<String> =
-        taken.iter().map(|port| port.local_addr().expect("it has one").to_string()).collect();
-    drop(taken);
+    let secret = folder.secret();
+    let ports = free_ports::<9>().map(|port| format!("127.0.0.1:{port}"));
     let mut nodes: Vec<Child> = (1..=3)
         .map(|number: usize| {
-            let state = folder.0.join(format!("n{number}"));
-            let log = fs::File::create(folder.0.join(format!("log{number}"))).expect("a log");
-            let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-            command.args(["run", "--config", "/dev/null", "--set", "cluster=c"]);
+            let state = folder.all().join(format!("n{number}"));
+            let log = fs::File::create(folder.all().join(format!("log{number}"))).expect("a log");
+            let mut command = super::node(["run", "--config", "/dev/null", "--set", "cluster=c"]);
             let mut set = |setting: String| {
                 command.args(["--set", &setting]);
             };
@@ -180,7 +138,7 @@ fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
             set(format!("state_dir={}", state.display()));
             set(format!("api.listen={}", ports[5 + number]));
             set(format!("postgres.data_dir={}", state.join("data").display()));
-            set(format!("postgres.secret_file={}", secret.display()));
+            set(format!("postgres.secret_file={secret}"));
             for member in 1..=3 {
                 set(format!("members.{member}.peers={}", ports[member - 1]));
                 set(format!("members.{member}.postgres={}", ports[member + 2]));
@@ -191,11 +149,11 @@ fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
         .collect();
     within(Duration::from_secs(60), "two standbys", || {
         let born = |number: usize| {
-            let log = fs::read_to_string(folder.0.join(format!("log{number}")));
+            let log = fs::read_to_string(folder.all().join(format!("log{number}")));
             log.is_ok_and(|text| text.contains("born tl1"))
         };
-        let copied =
-            (1..=3).filter(|number| folder.0.join(format!("n{number}/data/PG_VERSION")).exists());
+        let copied = (1..=3)
+            .filter(|number| folder.all().join(format!("n{number}/data/PG_VERSION")).exists());
         (1..=3).all(born) && copied.count() == 3
     });
     for node in &nodes {
@@ -205,5 +163,5 @@ fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
     within(Duration::from_secs(40), "every node has ended", || {
         nodes.iter_mut().all(|node| matches!(node.try_wait(), Ok(Some(_))))
     });
-    within(Duration::from_secs(5), "nothing is left", || processes(&folder.0).is_empty());
+    within(Duration::from_secs(5), "nothing is left", || processes(folder.all()).is_empty());
 }

@@ -3,48 +3,19 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
-fn node(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_node"))
-        .args(arguments)
-        .output()
-        .expect("the program was built with this test")
-}
+use super::folder::Folder;
+use super::said;
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// A folder of a test's own, gone when the test is over.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("node-cli-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a temporary folder");
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn node(words: &[&str]) -> Output {
+    super::node(words.iter().copied()).output().expect("the program was built with this test")
 }
 
 /// Makes the password of the members, and has the configuration name it.
 fn put_secret(folder: &Folder, file: &str) {
-    let secret = folder.path("secret");
-    fs::write(&secret, "0123456789abcdef\n").expect("it can be written");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
     let text = fs::read_to_string(file).expect("it was written");
-    let text = text.replace("/etc/pg_replica/tls/secret", &secret);
+    let text = text.replace("/etc/pg_replica/tls/secret", &folder.secret());
     fs::write(file, text).expect("it can be written");
 }
 
@@ -128,8 +99,7 @@ fn variables_and_flags_stand_above_the_file() {
     let file = folder.path("node.toml");
     assert!(node(&["init", "--output", &file]).status.success());
     put_secret(&folder, &file);
-    let output = Command::new(env!("CARGO_BIN_EXE_node"))
-        .args(["check", "--set", "settings.lease_ms=4000"])
+    let output = super::node(["check", "--set", "settings.lease_ms=4000"])
         .env("PG_REPLICA_CONFIG", &file)
         .env("PG_REPLICA_POSTGRES_DATA_DIR", "/elsewhere")
         .output()

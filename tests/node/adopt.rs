@@ -1,24 +1,24 @@
 //! A database that was there before the cluster: prepared in place, served by a node, and refused
 //! where it could not be served safely.
-#![allow(clippy::disallowed_methods, reason = "it waits for processes of the real machine")]
 
 use std::fs;
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pg_replica::os::guard::end_postgres;
 use pg_replica::os::postgres::{Account, Installation};
+
+use super::folder::Folder;
+use super::machine::{account, free_ports, installation};
+use super::{said, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server as an operator had it before: a directory, started by hand.
 struct Before {
-    folder: PathBuf,
+    folder: Folder,
     installation: Installation,
     account: Option<Account>,
     port: u16,
@@ -32,48 +32,23 @@ impl Drop for Before {
             let _ = node.wait();
         }
         end_postgres(&self.data());
-        let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has one").port()
-}
-
-fn said(output: &Output) -> String {
-    let out = String::from_utf8_lossy(&output.stdout).into_owned();
-    out + &String::from_utf8_lossy(&output.stderr)
 }
 
 impl Before {
     fn new(name: &str) -> Option<Self> {
-        let installation = match Installation::find(None) {
-            Ok(installation) => installation,
-            Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
-                eprintln!("left out: {why}");
-                return None;
-            }
-            Err(why) => panic!("{why}; ci/install does, or set PG_REPLICA_WITHOUT_POSTGRES=1"),
-        };
-        let folder = PathBuf::from(format!("/tmp/node-adopt-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a temporary folder");
-        let everybody = fs::Permissions::from_mode(0o777);
-        fs::set_permissions(&folder, everybody).expect("it is ours");
-        fs::write(folder.join("secret"), "0123456789abcdef\n").expect("it can be written");
-        let private = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(folder.join("secret"), private).expect("it is ours");
-        let is_root = rustix::process::geteuid().is_root();
-        let account = is_root.then(|| Account::named("postgres").expect("the package makes it"));
-        let before = Self { folder, installation, account, port: free_port(), node: None };
+        let installation = installation()?;
+        let folder = Folder::for_everybody(&format!("adopt-{name}"));
+        folder.secret();
+        let [port] = free_ports();
+        let before = Self { folder, installation, account: account(), port, node: None };
         let data = before.data().display().to_string();
         before.tool("initdb", &["-D", &data, "-U", "postgres", "--auth", "trust", "-N"]);
         Some(before)
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.folder.all().join("data")
     }
 
     #[track_caller]
@@ -90,8 +65,8 @@ impl Before {
 
     fn start(&self) {
         let data = self.data().display().to_string();
-        let log = self.folder.join("log").display().to_string();
-        let options = format!("-p {} -k {}", self.port, self.folder.display());
+        let log = self.folder.path("log");
+        let options = format!("-p {} -k {}", self.port, self.folder.all().display());
         self.tool("pg_ctl", &["-D", &data, "-l", &log, "-o", &options, "-w", "start"]);
     }
 
@@ -113,18 +88,18 @@ impl Before {
     }
 
     fn node(&self, verb: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-        command.args([verb, "--config", "/dev/null"]);
-        let at = |name: &str| self.folder.join(name).display().to_string();
+        let mut command = super::node([verb, "--config", "/dev/null"]);
+        let at = |name: &str| self.folder.path(name);
+        let [peers, api] = free_ports();
         for setting in [
             "cluster=old".to_owned(),
             "node=1".to_owned(),
             format!("state_dir={}", at("state")),
-            format!("members.1.peers=127.0.0.1:{}", free_port()),
+            format!("members.1.peers=127.0.0.1:{peers}"),
             format!("members.1.postgres=127.0.0.1:{}", self.port),
             format!("postgres.data_dir={}", at("data")),
             format!("postgres.secret_file={}", at("secret")),
-            format!("api.listen=127.0.0.1:{}", free_port()),
+            format!("api.listen=127.0.0.1:{api}"),
         ] {
             command.args(["--set", &setting]);
         }
@@ -136,15 +111,6 @@ impl Before {
     fn refused(&self, word: &str) {
         let output = self.node("adopt").arg("--yes").output().expect("it runs");
         assert!(!output.status.success() && said(&output).contains(word), "{}", said(&output));
-    }
-}
-
-#[track_caller]
-fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
-        sleep(Duration::from_millis(100));
     }
 }
 
@@ -174,7 +140,7 @@ fn a_database_is_taken_over_with_everything_in_it() {
     let again = before.node("adopt").arg("--yes").output().expect("it runs");
     assert!(again.status.success() && said(&again).contains(&system), "{}", said(&again));
 
-    let log = before.folder.join("node.log");
+    let log = before.folder.all().join("node.log");
     let to = fs::File::create(&log).expect("it can be written");
     let run = before.node("run").args(["--set", &format!("adopt={system}")]).stderr(to).spawn();
     before.node = Some(run.expect("it runs"));
