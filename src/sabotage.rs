@@ -66,6 +66,7 @@ saboteurs! {
     ReportBeforeDetached,
     HandOverUnclean,
     PromiseWhileConfigured,
+    BelieveTheSetting,
 }
 
 /// The switch: at most one rule is broken at a time.

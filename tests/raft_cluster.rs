@@ -93,6 +93,9 @@ impl Postgres for Absent {
     ) -> Result<(), PostgresError> {
         Ok(())
     }
+    async fn keep_log_for(&self, _: &BTreeSet<NodeId>) -> Result<(), PostgresError> {
+        match *self {}
+    }
     async fn admit(&self) -> Result<(), PostgresError> {
         match *self {}
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,6 +62,9 @@ impl Postgres for Nothing {
     }
     async fn configure(&self, _: &std::collections::BTreeMap<String, String>) -> Result<()> {
         Ok(())
+    }
+    async fn keep_log_for(&self, _: &BTreeSet<NodeId>) -> Result<()> {
+        unreachable!("there is no server")
     }
     async fn admit(&self) -> Result<()> {
         unreachable!("there is no server")

@@ -289,8 +289,9 @@ impl Observation {
     }
 }
 
-/// The server of this machine. Verbs are called one at a time, except `observe` at any time and
-/// `stop`, which may come in the middle of any other and wins: the other then fails.
+/// The server of this machine. Verbs are called one at a time, except `observe` and `keep_log_for`
+/// at any time and `stop`, which may come in the middle of any other and wins: the other then
+/// fails.
 pub trait Postgres: Clone + Send + Sync + 'static {
     /// Looks. Changes nothing; a server that does not answer in time is `Process::Hung`.
     ///
@@ -357,9 +358,11 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     /// twice is harmless.
     fn detach(&self) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
-    /// Puts the synchronous configuration in force and returns when every walsender obeys it: each
-    /// releases commits by its own copy. `observe` shows it from then on, not earlier. Calling it
-    /// twice is harmless. Cancelled, either may be in force.
+    /// Puts the synchronous configuration in force and returns when everything obeys it that
+    /// acknowledges commits: sessions and walsenders go by copies of their own, and what the
+    /// server's settings say is no proof. On a primary that may take as long as its disk is busy;
+    /// on a standby it does not. `observe` shows it from then on, not earlier. Calling it twice is
+    /// harmless. Cancelled, either may be in force, or one under which nothing is acknowledged.
     fn set_sync(&self, sync: &SyncNames) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Gives the server these parameters of the cluster's, and takes away those that it had from an
@@ -369,6 +372,15 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     fn configure(
         &self,
         parameters: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Result<(), PostgresError>> + Send;
+
+    /// Keeps of the log what these members may still need if they are to stream from here next, or
+    /// to be rewound to what is here, and lets go of what was kept for others. A standby keeps what
+    /// its upstream keeps for them, so it is called again and again; it comes at any time, and
+    /// where no server answers nothing changes. There is a bound to what is kept.
+    fn keep_log_for(
+        &self,
+        members: &BTreeSet<NodeId>,
     ) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Lets clients in. Calling twice is harmless; a restart shuts them out again.

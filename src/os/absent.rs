@@ -1,12 +1,12 @@
 //! What a witness has where other members have a server and its guard: nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::env::{
     Armed, Guard, GuardError, Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow,
     SyncNames, TimelineBirth, Upstream,
 };
-use crate::ids::{Epoch, Moment, SystemId};
+use crate::ids::{Epoch, Moment, NodeId, SystemId};
 
 /// A part of the machine, or its absence.
 #[derive(Clone, Debug)]
@@ -61,6 +61,10 @@ impl<P: Postgres> Postgres for IfAny<P> {
 
     async fn configure(&self, parameters: &BTreeMap<String, String>) -> Result<(), PostgresError> {
         self.server()?.configure(parameters).await
+    }
+
+    async fn keep_log_for(&self, members: &BTreeSet<NodeId>) -> Result<(), PostgresError> {
+        self.server()?.keep_log_for(members).await
     }
 
     async fn admit(&self) -> Result<(), PostgresError> {

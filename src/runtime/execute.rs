@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::control::{Applied, Command};
-use crate::env::{Armed, Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
+use crate::env::{Armed, Clock, Guard, Network, Outcome, Postgres, PostgresError, ReplyTo};
 use crate::ha::{Action, Ask, Event, HeartbeatAnswer, Lease, Report, RequestId};
 use crate::ids::{ActionId, Epoch, Moment, NodeId};
 use crate::sabotage::Saboteur;
@@ -24,6 +24,9 @@ use super::wire::{Request, Response};
 const PROPOSAL_DEADLINE: Duration = Duration::from_millis(600);
 /// A heartbeat that took longer would bring a lease that is half over.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(500);
+/// How often it is seen to that a member's log is there for the others. What they need moves
+/// slowly, and what is kept for nothing until then is small.
+const LOGS_KEPT_EVERY: Duration = Duration::from_secs(10);
 
 impl<E: NodeEnv> Node<E> {
     pub(super) fn execute(&mut self, action: Action) {
@@ -142,6 +145,23 @@ pub(super) async fn drive_postgres<E: NodeEnv>(
     let mut lane = Lane::<E::Postgres, E::Rt>::new(shared.env.postgres().clone(), sabotage);
     while let Some((id, outcome)) = lane.next(&mut orders).await {
         shared.tell(Event::VerbDone { id, outcome }).await;
+    }
+}
+
+/// Has the server keep what the other members may need of its log, whoever they follow next.
+pub(super) async fn keep_logs<E: NodeEnv>(shared: Arc<Shared<E>>) {
+    let own = shared.config.node;
+    loop {
+        let clock = shared.env.clock();
+        clock.sleep_until(clock.now() + LOGS_KEPT_EVERY).await;
+        let control = shared.raft.control();
+        if !control.keeps_data(own) {
+            continue;
+        }
+        let others = control.data_members().filter(|node| *node != own).collect();
+        if let Err(why) = shared.env.postgres().keep_log_for(&others).await {
+            tracing::debug!("it is not seen to which log the others need: {why}");
+        }
     }
 }
 

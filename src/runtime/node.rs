@@ -16,7 +16,7 @@ use crate::ids::{Incarnation, Moment, NodeId, Term};
 
 use super::NodeEnv;
 use super::config::NodeConfig;
-use super::execute::{GuardOrder, drive_postgres, speak_to_guard};
+use super::execute::{GuardOrder, drive_postgres, keep_logs, speak_to_guard};
 use super::founding::{self, FoundingError};
 use super::observer::Observer;
 use super::raft::{OpenError, RaftHandle, RaftOptions};
@@ -178,6 +178,7 @@ async fn live<E: NodeEnv>(
     shared.spawn(speak_to_guard(shared.clone(), orders));
     let (verb_orders, orders) = mpsc::channel(VERBS_MAX);
     shared.spawn(drive_postgres(shared.clone(), orders));
+    shared.spawn(keep_logs(shared.clone()));
 
     let waiting = BTreeMap::new();
     let mut node =

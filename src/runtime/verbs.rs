@@ -223,12 +223,13 @@ pub(super) fn outcome_of<T>(result: Result<T, PostgresError>) -> Outcome<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::{Mutex, PoisonError};
     use std::task::Waker;
 
     use super::*;
     use crate::env::{Observation, RewindReport, StartAs, StopHow, SyncNames, Upstream};
-    use crate::ids::{Moment, SystemId};
+    use crate::ids::{Moment, NodeId, SystemId};
 
     type Sim = openraft_rt_tokio::TokioRuntime;
 
@@ -297,6 +298,9 @@ mod tests {
             &self,
             _: &std::collections::BTreeMap<String, String>,
         ) -> Result<(), PostgresError> {
+            Ok(())
+        }
+        async fn keep_log_for(&self, _: &BTreeSet<NodeId>) -> Result<(), PostgresError> {
             Ok(())
         }
         async fn admit(&self) -> Result<(), PostgresError> {

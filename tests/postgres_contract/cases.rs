@@ -98,6 +98,83 @@ pub(crate) async fn a_configuration_without_standbys_is_read_back_with_its_epoch
     assert_eq!(server.observe().await.unwrap().sync, sync(4, 0, &[]));
 }
 
+/// The setting is read by every process for itself, and the one that tells the sessions may be
+/// busy.
+pub(crate) async fn a_configuration_is_in_force_when_every_session_obeys_it<G: Ground>(ground: G) {
+    found(&ground, 1, sync(1, 0, &[])).await;
+    join(&ground, 2, 1, 1).await;
+    ground.server(2).stop(StopHow::Immediate).await.unwrap();
+    let server = ground.server(1);
+    let wanted = sync(1, 1, &[2]);
+    ground.hold_back_settings(1, true).await;
+    let waiting = std::pin::pin!(ground.sleep(BRIEFLY));
+    match select(std::pin::pin!(server.set_sync(&wanted)), waiting).await {
+        Either::Left((outcome, _)) => panic!("not every session can know yet: {outcome:?}"),
+        Either::Right(_) => {}
+    }
+    assert_ne!(server.observe().await.unwrap().sync, wanted);
+    ground.hold_back_settings(1, false).await;
+    server.set_sync(&wanted).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, wanted);
+    assert_eq!(ground.write(1, 1, BRIEFLY).await, Wrote::Silent);
+    server.set_sync(&sync(1, 0, &[])).await.unwrap();
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+}
+
+/// Also where the disk keeps it busy from before it was told.
+pub(crate) async fn a_promoted_server_obeys_from_its_first_write<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    let server = ground.server(2);
+    server.detach().await.unwrap();
+    ground.hold_back_settings(2, true).await;
+    server.set_sync(&sync(2, 1, &[1])).await.unwrap();
+    server.promote(Epoch(2)).await.unwrap();
+    server.admit().await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, sync(2, 1, &[1]));
+    assert_eq!(ground.write(2, 1, BRIEFLY).await, Wrote::Silent);
+    ground.hold_back_settings(2, false).await;
+}
+
+/// What one of two confirms is not acknowledged any more where the other one has to.
+pub(crate) async fn a_set_that_shrinks_counts_nobody_who_left<G: Ground>(ground: G) {
+    found(&ground, 1, sync(1, 0, &[])).await;
+    join(&ground, 2, 1, 1).await;
+    join(&ground, 3, 1, 1).await;
+    let server = ground.server(1);
+    for (row, standbys) in [(1, &[2, 3][..]), (2, &[2]), (3, &[2, 3]), (4, &[3])] {
+        server.set_sync(&sync(1, 1, standbys)).await.unwrap();
+        assert_eq!(server.observe().await.unwrap().sync, sync(1, 1, standbys));
+        assert_eq!(ground.write(1, row, PATIENCE).await, Wrote::Acknowledged);
+    }
+    ground.server(3).stop(StopHow::Immediate).await.unwrap();
+    assert_eq!(ground.write(1, 5, BRIEFLY).await, Wrote::Silent);
+    server.set_sync(&sync(1, 2, &[2, 3])).await.unwrap();
+    assert_eq!(ground.write(1, 6, BRIEFLY).await, Wrote::Silent);
+    server.set_sync(&sync(1, 1, &[2])).await.unwrap();
+    assert_eq!(ground.write(1, 7, PATIENCE).await, Wrote::Acknowledged);
+}
+
+/// It knows what its predecessor has told the server, and what of it is in force.
+pub(crate) async fn a_manager_that_starts_anew_changes_nothing_by_itself<G: Ground>(mut ground: G) {
+    let wanted = sync(1, 1, &[2]);
+    let epoch = Epoch(1);
+    ground.server(1).initialise(epoch).await.unwrap();
+    let how = StartAs::Primary { epoch, sync: wanted.clone() };
+    ground.server(1).start(&how).await.unwrap();
+    ground.start_manager_anew(1);
+    assert_eq!(ground.server(1).observe().await.unwrap().sync, wanted);
+    ground.server(1).admit().await.unwrap();
+    assert_eq!(ground.server(1).observe().await.unwrap().sync, wanted);
+    assert_eq!(ground.write(1, 1, BRIEFLY).await, Wrote::Silent);
+    join(&ground, 2, 1, 1).await;
+    ground.start_manager_anew(2);
+    let work_mem = BTreeMap::from([("work_mem".into(), "8MB".into())]);
+    ground.server(2).configure(&work_mem).await.unwrap();
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    until(&ground, 1, "has its standby still", |seen| !seen.streams.is_empty()).await;
+}
+
 pub(crate) async fn a_detached_standby_receives_nothing_more<G: Ground>(ground: G) {
     found(&ground, 1, SyncNames::default()).await;
     join(&ground, 2, 1, 1).await;
@@ -405,4 +482,49 @@ pub(crate) async fn parameters_are_in_force_or_wait_for_a_restart_and_nonsense_i
     let seen = server.observe().await.unwrap();
     assert_eq!(seen.parameters, fewer);
     assert!(seen.pending_restart.is_empty());
+}
+
+/// 3 is away, and 1 is lost later, each while the log goes round several times on the others.
+pub(crate) async fn what_members_lack_is_kept_by_whoever_becomes_primary<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    join(&ground, 3, 1, 1).await;
+    let nothing_else = BTreeMap::from([("wal_keep_size".into(), "0".into())]);
+    for node in 1..=3 {
+        ground.server(node).configure(&nothing_else).await.unwrap();
+    }
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 3, &[1]).await;
+    let keep = async |node: u64| {
+        let others = (1..=3).filter(|other| *other != node).map(NodeId).collect();
+        ground.server(node).keep_log_for(&others).await.unwrap();
+    };
+    keep(1).await;
+    keep(2).await;
+    ground.server(3).stop(StopHow::Immediate).await.unwrap();
+    for row in 2..=6 {
+        assert_eq!(ground.write(1, row, PATIENCE).await, Wrote::Acknowledged);
+        ground.turn_log_over(1).await;
+        until_rows(&ground, 2, &(1..=row).collect::<Vec<_>>()).await;
+        ground.turn_log_over(2).await;
+        keep(1).await;
+        keep(2).await;
+    }
+    ground.server(2).detach().await.unwrap();
+    assert_eq!(ground.write(1, 7, PATIENCE).await, Wrote::Acknowledged);
+    ground.server(1).stop(StopHow::Immediate).await.unwrap();
+    promote(&ground, 2, 2).await;
+    for row in 8..=12 {
+        assert_eq!(ground.write(2, row, PATIENCE).await, Wrote::Acknowledged);
+        ground.turn_log_over(2).await;
+        keep(2).await;
+    }
+    let rows: Vec<u64> = (1..=6).chain(8..=12).collect();
+    ground.server(3).start(&StartAs::Standby { upstream: None }).await.unwrap();
+    follow(&ground, 3, 2, 2).await;
+    until_rows(&ground, 3, &rows).await;
+    ground.server(1).rewind(&upstream(&ground, 2, 2)).await.unwrap();
+    ground.server(1).start(&StartAs::Standby { upstream: None }).await.unwrap();
+    follow(&ground, 1, 2, 2).await;
+    until_rows(&ground, 1, &rows).await;
 }

@@ -37,6 +37,15 @@ pub(crate) trait Ground: Send + Sync {
     /// Has a standby receive and not replay, until its next start.
     fn stop_replay(&self, node: u64) -> impl Future<Output = ()> + Send;
 
+    /// Stops what tells a server's sessions whom they wait for, or lets it go on.
+    fn hold_back_settings(&self, node: u64, held: bool) -> impl Future<Output = ()> + Send;
+
+    /// Replaces the manager of a server, which goes on.
+    fn start_manager_anew(&mut self, node: u64);
+
+    /// Has a server get rid of what it may of its log.
+    fn turn_log_over(&self, node: u64) -> impl Future<Output = ()> + Send;
+
     /// Waits.
     fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send;
 }

@@ -8,6 +8,8 @@
 
 mod cases;
 mod ground;
+#[path = "../machine/mod.rs"]
+mod machine;
 mod real;
 mod sequences;
 mod simulated;
@@ -37,6 +39,10 @@ on_both! {
     cases::a_copy_follows_and_gets_every_row(2),
     cases::a_commit_waits_for_the_name_of_the_epoch(2),
     cases::a_configuration_without_standbys_is_read_back_with_its_epoch(1),
+    cases::a_configuration_is_in_force_when_every_session_obeys_it(2),
+    cases::a_promoted_server_obeys_from_its_first_write(2),
+    cases::a_set_that_shrinks_counts_nobody_who_left(3),
+    cases::a_manager_that_starts_anew_changes_nothing_by_itself(2),
     cases::a_detached_standby_receives_nothing_more(2),
     cases::a_promotion_opens_a_timeline_of_its_epoch(2),
     cases::nothing_is_promoted_while_an_upstream_is_configured(2),
@@ -53,6 +59,7 @@ on_both! {
     cases::an_idle_primary_is_heard(2),
     cases::a_stop_of_a_stopped_server_is_harmless(1),
     cases::a_copy_leaves_the_old_directory_aside(2),
+    cases::what_members_lack_is_kept_by_whoever_becomes_primary(3),
     cases::parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
     sequences::verbs_in_an_order_that_is_drawn(2),
     sequences::verbs_in_another_order(2),

@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::future::Future;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use pg_replica::env::{Postgres, Side};
 use pg_replica::ids::NodeId;
 use pg_replica::os::authority::{Wanted, provide};
 use pg_replica::os::guard::end_postgres;
-use pg_replica::os::postgres::{Account, Installation, OsPostgres, PostgresPlan, ServerTls};
+use pg_replica::os::postgres::{OsPostgres, PostgresPlan, ServerTls};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 use super::ground::{Ground, Wrote};
+use super::machine::{account, free_ports, installation};
 
 /// Machines on this one.
 pub(crate) struct Real {
@@ -53,20 +55,12 @@ where
     F: Future<Output = ()>,
 {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let installation = match Installation::find(None) {
-        Ok(installation) => installation,
-        Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
-            eprintln!("left out: {why}");
-            return;
-        }
-        Err(why) => panic!("{why}; ci/install does, or set PG_REPLICA_WITHOUT_POSTGRES=1"),
-    };
+    let Some(installation) = installation() else { return };
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let folder = PathBuf::from(format!("/tmp/pg-contract-{}-{number}", std::process::id()));
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-    let is_root = rustix::process::geteuid().is_root();
-    let account = is_root.then(|| Account::named("postgres").expect("the package makes a user"));
+    let account = account();
     let wanted = Wanted {
         cluster: "contract".into(),
         nodes: (1..=machines).map(NodeId).collect(),
@@ -77,6 +71,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
         let servers = (1..=machines).map(|node| {
+            let [port] = free_ports();
             let plan = PostgresPlan {
                 node: NodeId(node),
                 cluster: "contract".into(),
@@ -84,7 +79,7 @@ where
                 data: folder.join(format!("n{node}/data")),
                 home: folder.join(format!("n{node}/home")),
                 listen: "127.0.0.1".into(),
-                port: free_port(),
+                port,
                 account,
                 secret: "notasecretbutlongenough".into(),
                 tls: Some(certificates(&folder, node)),
@@ -99,10 +94,6 @@ where
         let real = Real { folder: folder.clone(), servers: servers.collect() };
         case(real).await;
     });
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Real {
@@ -161,6 +152,28 @@ impl Ground for Real {
     async fn stop_replay(&self, node: u64) {
         let client = self.client(node).await.unwrap();
         client.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    }
+
+    async fn hold_back_settings(&self, node: u64, held: bool) {
+        const CHECKPOINTER: &str =
+            "select pid from pg_stat_activity where backend_type = 'checkpointer'";
+        let client = self.client(node).await.unwrap();
+        let number = client.query_one(CHECKPOINTER, &[]).await.unwrap().get(0);
+        let signal = if held { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_raw(number).unwrap(), signal).unwrap();
+    }
+
+    fn start_manager_anew(&mut self, node: u64) {
+        let (plan, server) = &mut self.servers[usize::try_from(node - 1).unwrap()];
+        *server = OsPostgres::new(plan.clone()).unwrap();
+    }
+
+    async fn turn_log_over(&self, node: u64) {
+        let client = self.client(node).await.unwrap();
+        if self.server(node).observe().await.unwrap().side == Side::Primary {
+            client.batch_execute("select pg_switch_wal()").await.unwrap();
+        }
+        client.batch_execute("checkpoint").await.unwrap();
     }
 
     async fn sleep(&self, span: Duration) {

@@ -91,6 +91,18 @@ impl Ground for Simulated {
         self.server(node).server().set_flaw(PostgresFlaw::ReplayStuck, true);
     }
 
+    async fn hold_back_settings(&self, node: u64, held: bool) {
+        self.server(node).server().set_flaw(PostgresFlaw::CheckpointerStuck, held);
+    }
+
+    fn start_manager_anew(&mut self, _node: u64) {
+        // The verbs of the model remember nothing.
+    }
+
+    async fn turn_log_over(&self, _node: u64) {
+        // What nobody may need any more is all that it would lose.
+    }
+
     async fn sleep(&self, span: Duration) {
         sim::clock::sleep(span).await;
     }

@@ -13,7 +13,7 @@ use pg_replica::ids::Epoch;
 use pg_replica::sabotage::Saboteur;
 use tokio::sync::{Notify, oneshot};
 
-use super::control::Control;
+use super::control::{Control, Reply};
 use super::durable::Directory;
 use super::server::{Core, Server};
 use super::state::{Ending, Flaws, Phase, Running, State, Timer, Timers};
@@ -222,14 +222,7 @@ impl Live<'_> {
                 let _ = reply.send(self.follow(upstream));
             }
             Control::Detach(reply) => self.on_detach(reply),
-            Control::SetSync(sync, reply) => {
-                let up = self.check_up();
-                if up.is_ok() {
-                    self.run.sync = sync;
-                    self.release();
-                }
-                let _ = reply.send(up);
-            }
+            Control::SetSync(sync, reply) => self.on_set_sync(sync, reply),
             Control::Admit(reply) => {
                 let up = self.check_up();
                 self.run.admits |= up.is_ok();
@@ -241,6 +234,43 @@ impl Live<'_> {
             }
             Control::StopFast => self.on_stop_fast(),
         }
+    }
+
+    /// Commits that wait for nobody go on waiting for nobody until every session was told: the
+    /// setting of it is no proof.
+    fn on_set_sync(&mut self, sync: SyncNames, reply: Reply<()>) {
+        if let Err(why) = self.check_up() {
+            let _ = reply.send(Err(why));
+            return;
+        }
+        let waits = self.run.sync.confirmations > 0 || self.run.side == Side::Standby;
+        let stuck = self.flaws.has(PostgresFlaw::CheckpointerStuck);
+        let told = if waits || sync.confirmations == 0 || !stuck {
+            self.run.told_sync = None;
+            self.obey(sync);
+            reply
+        } else if self.core.sabotage.is(Saboteur::BelieveTheSetting) {
+            self.run.told_sync = Some((sync, None));
+            reply
+        } else {
+            self.run.told_sync = Some((sync, Some(reply)));
+            return;
+        };
+        let _ = told.send(Ok(()));
+    }
+
+    /// What it was told is known to every session now.
+    pub(super) fn take_up_sync(&mut self) {
+        let Some((sync, reply)) = self.run.told_sync.take() else { return };
+        self.obey(sync);
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    fn obey(&mut self, sync: SyncNames) {
+        self.run.sync = sync;
+        self.release();
     }
 
     fn on_recovered(&mut self) {
@@ -371,6 +401,7 @@ impl Running {
             side,
             epoch: Epoch::default(),
             sync: SyncNames::default(),
+            told_sync: None,
             parameters: BTreeMap::default(),
             admits: false,
             lease: None,

@@ -147,6 +147,9 @@ impl Server {
             PostgresFlaw::Hang if on => self.0.host.pause(ProcessKind::Postgres),
             PostgresFlaw::Hang => self.0.host.resume(ProcessKind::Postgres),
             PostgresFlaw::WalsenderStuck => self.0.with_live(&mut state, |live| live.ship()),
+            PostgresFlaw::CheckpointerStuck if !on => {
+                self.0.with_live(&mut state, |live| live.take_up_sync());
+            }
             PostgresFlaw::WalRecycled if on => {
                 state.directory.iter_mut().for_each(Directory::recycle)
             }
@@ -158,6 +161,7 @@ impl Server {
             | PostgresFlaw::SlowStart
             | PostgresFlaw::SlowRecovery
             | PostgresFlaw::LookFails
+            | PostgresFlaw::CheckpointerStuck
             | PostgresFlaw::InitialiseFails
             | PostgresFlaw::ReplayStuck
             | PostgresFlaw::RewindFails

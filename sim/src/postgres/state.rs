@@ -72,7 +72,10 @@ pub(super) struct Running {
     pub(super) side: Side,
     /// The primacy that this server writes under, where it is a primary.
     pub(super) epoch: Epoch,
+    /// Whom commits wait for.
     pub(super) sync: SyncNames,
+    /// Whom they are to wait for, where the sessions do not know it yet.
+    pub(super) told_sync: Option<(SyncNames, Option<Reply<()>>)>,
     pub(super) admits: bool,
     /// The cluster's parameters that it was started with.
     pub(super) parameters: BTreeMap<String, String>,

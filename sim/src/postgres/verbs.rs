@@ -4,7 +4,7 @@
 //! manager kills the tool. A verb for a running server sends a command to its process, which
 //! carries it out whether or not the manager lives to hear of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use pg_replica::env::{
     OBSERVE_WITHIN, Observation, Postgres, PostgresError, Process, ReceiverState, RewindReport,
     Side, StartAs, StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
 };
-use pg_replica::ids::{Epoch, Lsn, Moment, SystemId};
+use pg_replica::ids::{Epoch, Lsn, Moment, NodeId, SystemId};
 use tokio::sync::oneshot;
 
 use super::control::{Control, Reply};
@@ -150,6 +150,12 @@ impl Postgres for SimPostgres {
         Ok(())
     }
 
+    async fn keep_log_for(&self, _members: &BTreeSet<NodeId>) -> Result<(), PostgresError> {
+        // The model keeps its whole log for everybody, until a flaw takes it away from all of them:
+        // then more was to be kept than there is room for.
+        Ok(())
+    }
+
     async fn admit(&self) -> Result<(), PostgresError> {
         self.command(Control::Admit).await
     }
@@ -259,7 +265,9 @@ fn look(state: &mut State, process: Process) -> Observation {
         });
     seen.streams = run.walsenders.values().filter(has_replied).map(stream_state).collect();
     seen.streams.sort_by_key(|stream| stream.node);
-    seen.sync = run.sync.clone();
+    // A setting that was answered for and is not obeyed is what the broken rule shows.
+    let believed = run.told_sync.as_ref().filter(|(_, reply)| reply.is_none());
+    seen.sync = believed.map_or(&run.sync, |(told, _)| told).clone();
     seen.admits = run.admits;
     seen
 }

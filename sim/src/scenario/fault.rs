@@ -247,6 +247,9 @@ pub enum PostgresFlaw {
     InitialiseFails,
     /// The walsenders send nothing while the connections stay.
     WalsenderStuck,
+    /// A primary whose commits wait for nobody is told whom to wait for, and goes on as before:
+    /// what would tell its sessions is busy.
+    CheckpointerStuck,
     /// A standby's replay waits, as for a long query, while it goes on to receive and to confirm.
     ReplayStuck,
     /// A rewind fails.
@@ -431,7 +434,8 @@ names!(
     StopHangs = "postgres-stop-hangs", SlowStart = "postgres-slow-start",
     StopFails = "postgres-stop-fails", SlowRecovery = "postgres-slow-recovery",
     LookFails = "postgres-look-fails", InitialiseFails = "initialise-fails",
-    WalsenderStuck = "walsender-stuck", ReplayStuck = "replay-stuck",
+    WalsenderStuck = "walsender-stuck", CheckpointerStuck = "checkpointer-stuck",
+    ReplayStuck = "replay-stuck",
     RewindFails = "rewind-fails", CloneFails = "clone-fails",
     WalRecycled = "wal-recycled", DiskFull = "postgres-disk-full",
     ForeignData = "foreign-data",

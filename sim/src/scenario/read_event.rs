@@ -19,7 +19,7 @@ use super::target::{Side, Target};
 use super::text::{BadInput, Fields, Item, Span, Value, parse_duration};
 
 /// Every fault's name in files.
-pub(super) const FAULTS: [&str; 32] = [
+pub(super) const FAULTS: [&str; 33] = [
     "partition",
     "loss",
     "delay",
@@ -45,6 +45,7 @@ pub(super) const FAULTS: [&str; 32] = [
     "postgres-look-fails",
     "initialise-fails",
     "walsender-stuck",
+    "checkpointer-stuck",
     "replay-stuck",
     "rewind-fails",
     "clone-fails",

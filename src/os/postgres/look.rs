@@ -9,16 +9,17 @@ use tokio_postgres::Client;
 use crate::env::{
     Observation, PostgresError, Process, ReceiverState, Side, StreamState, SyncNames, TimelineBirth,
 };
-use crate::ids::{Epoch, Lsn, SystemId, Timeline};
+use crate::ids::{Lsn, SystemId, Timeline};
 
 use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
 use super::control_file::{ControlFile, end_of_record, record_length};
 use super::directory::{lacks_log, now_complete};
+use super::obedience::obeyed;
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, is_running, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
-use super::settings::{admits, host_and_port, read_names};
+use super::settings::{NEVER, admits, host_and_port, read_names};
 use super::tools::run;
 
 /// One question, so that its answer is of one moment as nearly as the server can give it. The
@@ -185,15 +186,22 @@ fn understand(
         receiver,
         starved: followed.log_from.filter(|_| !hears).and_then(|from| last_refusal(plan, from)),
         streams: answer.streams.iter().filter_map(stream).collect(),
-        // One that is not ours is nobody's: it will be replaced.
-        sync: read_names(&answer.names, &answer.sync_epoch).unwrap_or(SyncNames {
-            epoch: Epoch::default(),
-            confirmations: u32::MAX,
-            ..SyncNames::default()
-        }),
+        sync: in_force(plan, answer),
         admits: admits(plan),
         ..Observation::of_nothing()
     })
+}
+
+/// The synchronous configuration that every process obeys.
+fn in_force(plan: &PostgresPlan, answer: &Answer) -> SyncNames {
+    let is_obeyed =
+        obeyed(plan).is_some_and(|it| it.names == answer.names && it.epoch == answer.sync_epoch);
+    if answer.recovers && answer.names == NEVER {
+        return SyncNames::default();
+    }
+    // One that is not ours, or that may not be obeyed yet, is nobody's: it will be replaced.
+    let nobodys = SyncNames { confirmations: u32::MAX, ..SyncNames::default() };
+    read_names(&answer.names, &answer.sync_epoch).filter(|_| is_obeyed).unwrap_or(nobodys)
 }
 
 /// Without a last timeline of which not one byte has arrived.

@@ -3,8 +3,9 @@
 //! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
 //! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
 //! keeps which primacy created which timeline, `ear` hears whether an upstream lives, `directory`
-//! makes, copies and rewinds data directories, and `adopt` prepares those that others made. This
-//! file puts the verbs of the contract together from them.
+//! makes, copies and rewinds data directories, `adopt` prepares those that others made, and `slots`
+//! keeps the log for whom it is needed by. This file puts the verbs of the contract together from
+//! them.
 
 mod adopt;
 mod births;
@@ -15,13 +16,15 @@ mod given;
 mod guest;
 mod install;
 mod look;
+mod obedience;
 mod plan;
 mod server;
 mod session;
 mod settings;
+mod slots;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::future::Future;
@@ -107,9 +110,10 @@ impl OsPostgres {
         let given = Given { parameters: given::kept(&plan)?, pending: Vec::new() };
         Ok(Self(Arc::new(Inner {
             given: Mutex::new(given),
+            // A server may run that an earlier node has told how to be.
+            wanted: Mutex::new(Wanted::read(&plan)),
             plan,
             kept: Kept::default(),
-            wanted: Mutex::default(),
             followed: Mutex::default(),
             stopping: Mutex::default(),
             at_work: tokio::sync::Mutex::default(),
@@ -249,11 +253,7 @@ impl OsPostgres {
     /// The log that this member needs is kept there from now on.
     async fn claim_slot(&self, source: &Upstream) -> Result<(), PostgresError> {
         let client = connect_to(self.plan(), &source.address).await?;
-        let slot = plan::slot_of(self.plan().node);
-        let question = "select pg_create_physical_replication_slot($1, true) \
-                        where not exists (select from pg_replication_slots where slot_name = $1)";
-        ask(client.execute(question, &[&slot]), ANSWER_DEADLINE).await?;
-        Ok(())
+        Ok(slots::claim(&client, self.plan().node).await?)
     }
 }
 
@@ -284,7 +284,8 @@ impl Postgres for OsPostgres {
         server::turn_log_over(plan).map_err(transient)?;
         directory::check_startable(plan).map_err(PostgresError::Permanent)?;
         let signal = plan.data.join("standby.signal");
-        let wanted = match how {
+        let mut wanted = Wanted::default();
+        match how {
             StartAs::Primary { sync, .. } => {
                 match fs::remove_file(&signal) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -292,22 +293,33 @@ impl Postgres for OsPostgres {
                     }
                     Ok(()) | Err(_) => {}
                 }
-                Wanted { upstream: None, sync: sync.clone(), admits: false }
+                wanted.wait_for(sync);
             }
             StartAs::Standby { upstream } => {
                 births::write_whole(&signal, b"").map_err(transient)?;
-                Wanted { upstream: upstream.clone(), sync: SyncNames::default(), admits: true }
+                wanted.admits = true;
+                wanted.follow(plan, upstream.as_ref());
+                // It commits nothing, and if it is promoted every process obeys somebody already.
+                wanted.wait_for_ever();
             }
-        };
+        }
         self.unless_stopped(async {
-            match &wanted.upstream {
-                Some(upstream) => self.prepare_to_follow(upstream).await?,
-                None => self.follow_nobody(),
+            match how {
+                StartAs::Standby { upstream: Some(upstream) } => {
+                    self.prepare_to_follow(upstream).await?;
+                }
+                StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
+                    self.follow_nobody();
+                }
             }
+            let (names, epoch) = wanted.waits();
+            let (names, epoch) = (names.to_owned(), epoch.to_owned());
             self.want(|present| *present = wanted)?;
             directory::note_started(plan).map_err(transient)?;
             server::start(plan).await?;
-            connect(plan).await.map(|_| ()).map_err(PostgresError::from)
+            connect(plan).await?;
+            // Every process has begun with it.
+            obedience::note(plan, &names, &epoch).map_err(transient)
         })
         .await
     }
@@ -318,7 +330,7 @@ impl Postgres for OsPostgres {
         if let Some(birth) = last.filter(|birth| birth.born == epoch) {
             return Ok(birth);
         }
-        if seen.receiver.is_some() || lock(&self.0.wanted).upstream.is_some() {
+        if seen.receiver.is_some() || lock(&self.0.wanted).upstream().is_some() {
             let why = "a receiver is configured: detach first";
             return Err(PostgresError::Transient(why.into()));
         }
@@ -327,7 +339,11 @@ impl Postgres for OsPostgres {
         births.intend(epoch, from);
         births.write(&self.plan().data).map_err(transient)?;
         self.unless_stopped(async {
-            if lock(&self.0.wanted).sync.confirmations > 0 {
+            if lock(&self.0.wanted).waits().0 == settings::NEVER {
+                // Nobody has said whom its commits are to wait for.
+                self.bring_into_force(&SyncNames { epoch, ..SyncNames::default() }).await?;
+            }
+            if !lock(&self.0.wanted).waits().0.is_empty() {
                 self.shut_out_clients().await?;
             }
             self.end_recovery(epoch).await
@@ -338,7 +354,7 @@ impl Postgres for OsPostgres {
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             self.prepare_to_follow(upstream).await?;
-            let mark = self.want(|wanted| wanted.upstream = Some(upstream.clone()))?;
+            let mark = self.want(|wanted| wanted.follow(self.plan(), Some(upstream)))?;
             self.in_force(mark).await
         })
         .await
@@ -346,7 +362,7 @@ impl Postgres for OsPostgres {
 
     async fn detach(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            let mark = self.want(|wanted| wanted.upstream = None)?;
+            let mark = self.want(|wanted| wanted.follow(self.plan(), None))?;
             self.follow_nobody();
             self.in_force(mark).await?;
             self.end_receiver().await
@@ -355,12 +371,7 @@ impl Postgres for OsPostgres {
     }
 
     async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
-        self.unless_stopped(async {
-            let mark = self.want(|wanted| wanted.sync = sync.clone())?;
-            self.in_force(mark).await?;
-            self.obeyed_by_senders(sync).await
-        })
-        .await
+        self.unless_stopped(self.bring_into_force(sync)).await
     }
 
     async fn configure(&self, parameters: &BTreeMap<String, String>) -> Result<(), PostgresError> {
@@ -368,11 +379,9 @@ impl Postgres for OsPostgres {
             let plan = self.plan();
             given::vet(plan, parameters).await?;
             given::keep(plan, parameters).map_err(transient)?;
-            let mark = OsEntropy.next_u64();
-            settings::rewrite(plan, mark).map_err(transient)?;
+            let mark = self.want(|_| {})?;
             let mut given = Given { parameters: parameters.clone(), pending: Vec::new() };
             if server::postmaster(&plan.data).is_some() {
-                server::reload(&plan.data);
                 self.in_force(mark).await?;
                 given.pending = self.pending().await?;
             }
@@ -380,6 +389,27 @@ impl Postgres for OsPostgres {
             Ok(())
         })
         .await
+    }
+
+    async fn keep_log_for(&self, members: &BTreeSet<NodeId>) -> Result<(), PostgresError> {
+        const IN_RECOVERY: &str = "select pg_is_in_recovery()";
+        let plan = self.plan();
+        let server = connect(plan).await?;
+        let present = slots::of(&server).await?;
+        let deeds = if ask(server.query_one(IN_RECOVERY, &[]), ANSWER_DEADLINE).await?.get(0) {
+            let upstream = lock(&self.0.wanted).upstream();
+            // One that follows nobody is about to follow somebody, or to be primary.
+            let Some(upstream) = upstream else { return Ok(()) };
+            let theirs = slots::of(&connect_to(plan, &upstream).await?).await?;
+            let restart_point = slots::restart_point(&server).await?;
+            slots::deeds_of_standby(&present, members, &theirs, restart_point)
+        } else {
+            slots::deeds_of_primary(&present, members)
+        };
+        for deed in deeds {
+            slots::perform(&server, deed).await?;
+        }
+        Ok(())
     }
 
     async fn admit(&self) -> Result<(), PostgresError> {
@@ -440,23 +470,35 @@ impl OsPostgres {
         })
     }
 
-    /// Waits until every sender counts as the configuration says.
-    async fn obeyed_by_senders(&self, sync: &SyncNames) -> Result<(), PostgresError> {
-        let names: Vec<String> = if sync.confirmations == 0 {
-            Vec::new()
-        } else {
-            sync.standbys.iter().map(|node| plan::name_in(*node, sync.epoch)).collect()
-        };
-        let client = connect(self.plan()).await?;
-        let question = "select count(*) from pg_stat_replication \
-                        where (sync_priority > 0) <> (application_name = any($1))";
-        loop {
-            let row = ask(client.query_one(question, &[&names]), ANSWER_DEADLINE).await?;
-            if row.get::<_, i64>(0) == 0 {
-                return Ok(());
-            }
-            sleep(LOOK_AGAIN).await;
+    async fn bring_into_force(&self, sync: &SyncNames) -> Result<(), PostgresError> {
+        const IN_RECOVERY: &str = "select pg_is_in_recovery()";
+        let plan = self.plan();
+        let (new, epoch) = (settings::names(sync), sync.epoch.0.to_string());
+        let obeyed = obedience::obeyed(plan);
+        let present = obeyed.as_ref().map(|it| (it.names.as_str(), it.epoch.as_str()));
+        if present == Some((&new, &epoch)) && lock(&self.0.wanted).waits() == (&new, &epoch) {
+            return Ok(());
         }
+        let old = present.and_then(|(names, epoch)| settings::read_names(names, epoch));
+        let lingers = old.is_some_and(|old| obedience::may_linger(&old, sync));
+        obedience::forget(plan).map_err(transient)?;
+        let commits = {
+            let client = connect(plan).await?;
+            !ask(client.query_one(IN_RECOVERY, &[]), ANSWER_DEADLINE).await?.get::<_, bool>(0)
+        };
+        if commits && !lingers {
+            let mark = self.want(Wanted::wait_for_ever)?;
+            self.in_force(mark).await?;
+            obedience::walsenders_know(plan, &[]).await?;
+            obedience::commits_wait(plan).await?;
+        }
+        let mark = self.want(|wanted| wanted.wait_for(sync))?;
+        self.in_force(mark).await?;
+        let counted = if sync.confirmations == 0 { BTreeSet::new() } else { sync.standbys.clone() };
+        let names: Vec<String> =
+            counted.iter().map(|node| plan::name_in(*node, sync.epoch)).collect();
+        obedience::walsenders_know(plan, &names).await?;
+        obedience::note(plan, &new, &epoch).map_err(transient)
     }
 }
 

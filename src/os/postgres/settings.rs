@@ -66,15 +66,65 @@ pub(super) const SYNC_EPOCH: &str = "pg_replica.sync_epoch";
 /// after the server had read the file.
 pub(super) const MARK: &str = "pg_replica.mark";
 
-/// What the server is to be.
+/// What says that commits wait for a standby which never comes.
+pub(super) const NEVER: &str = "ANY 1 (\"pg_replica_nobody\")";
+
+/// What the server is to be, in the words of its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// Whom it streams from.
-    pub(super) upstream: Option<Upstream>,
+    /// How it reaches whom it streams from; empty where that is nobody.
+    conninfo: String,
     /// Whom its commits wait for.
-    pub(super) sync: SyncNames,
+    names: String,
+    /// The epoch of that.
+    sync_epoch: String,
     /// Whether clients are let in.
     pub(super) admits: bool,
+}
+
+impl Wanted {
+    /// What the files say that were written last.
+    pub(super) fn read(plan: &PostgresPlan) -> Self {
+        let text = fs::read_to_string(plan.data.join(FILE)).unwrap_or_default();
+        let [conninfo, _, names, sync_epoch] = RELATIONS.map(|name| value_in(&text, name));
+        Self { conninfo, names, sync_epoch, admits: admits(plan) }
+    }
+
+    /// It streams from there, or from nobody.
+    pub(super) fn follow(&mut self, plan: &PostgresPlan, upstream: Option<&Upstream>) {
+        self.conninfo = upstream.map_or(String::new(), |upstream| conninfo(plan, upstream));
+    }
+
+    /// Its commits wait for these.
+    pub(super) fn wait_for(&mut self, sync: &SyncNames) {
+        self.names = names(sync);
+        self.sync_epoch = sync.epoch.0.to_string();
+    }
+
+    /// Its commits wait for somebody who does not exist.
+    pub(super) fn wait_for_ever(&mut self) {
+        NEVER.clone_into(&mut self.names);
+        self.sync_epoch.clear();
+    }
+
+    /// Whom its commits wait for, and for which epoch.
+    pub(super) fn waits(&self) -> (&str, &str) {
+        (&self.names, &self.sync_epoch)
+    }
+
+    /// Where the server is that it streams from, `host:port`.
+    pub(super) fn upstream(&self) -> Option<String> {
+        let word = |key: &str| self.conninfo.split(' ').find_map(|word| word.strip_prefix(key));
+        let (host, port) = (word("host=")?, word("port=")?);
+        Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    }
+
+    fn relations(&self, plan: &PostgresPlan) -> [(&'static str, String); 4] {
+        let slot = if self.conninfo.is_empty() { String::new() } else { slot_of(plan.node) };
+        let values = [self.conninfo.clone(), slot, self.names.clone(), self.sync_epoch.clone()];
+        let mut values = values.into_iter();
+        RELATIONS.map(|name| (name, values.next().unwrap_or_default()))
+    }
 }
 
 /// Writes all of it. The server takes it up when it starts, or when it is told to look.
@@ -84,23 +134,8 @@ pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Resu
     let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
     let access = access(&own, wanted.admits, plan.tls.is_some());
     write_whole(&plan.access_file(), access.as_bytes())?;
-    let upstream = wanted.upstream.as_ref();
-    let relations = [
-        (RELATIONS[0], upstream.map_or(String::new(), |u| conninfo(plan, u))),
-        (RELATIONS[1], upstream.map_or(String::new(), |_| slot_of(plan.node))),
-        (RELATIONS[2], names(&wanted.sync)),
-        (RELATIONS[3], wanted.sync.epoch.0.to_string()),
-    ];
-    write_whole(&plan.data.join(FILE), parameters(plan, relations, mark)?.as_bytes())
-}
-
-/// Writes the parameters anew and leaves everything else as it is: whom it streams from, whom its
-/// commits wait for, who is let in.
-pub(super) fn rewrite(plan: &PostgresPlan, mark: u64) -> io::Result<()> {
-    let file = plan.data.join(FILE);
-    let present = fs::read_to_string(&file)?;
-    let relations = RELATIONS.map(|name| (name, value_in(&present, name)));
-    write_whole(&file, parameters(plan, relations, mark)?.as_bytes())
+    let text = parameters(plan, wanted.relations(plan), mark)?;
+    write_whole(&plan.data.join(FILE), text.as_bytes())
 }
 
 /// What a file of ours says of a parameter.
