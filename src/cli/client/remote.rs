@@ -28,6 +28,7 @@ pub struct Common {
     /// commas, are asked in turn.
     #[arg(
         long,
+        global = true,
         value_name = "[https://]HOST:PORT",
         env = "PG_REPLICA_API",
         default_value = "127.0.0.1:8008",
@@ -36,25 +37,19 @@ pub struct Common {
     pub api: Vec<String>,
     /// A file of mode 0600 with the token that changes need, unless they come from a node's own
     /// machine and none is configured.
-    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "PG_REPLICA_API_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The cluster's authority, for TLS.
-    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_CA")]
+    #[arg(long, global = true, value_name = "FILE", env = "PG_REPLICA_API_CA")]
     pub ca: Option<PathBuf>,
     /// A certificate of that authority, which changes need where no token is shown.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "PG_REPLICA_API_CERT",
-        requires = "ca",
-        requires = "key"
-    )]
+    #[arg(long, global = true, value_name = "FILE", env = "PG_REPLICA_API_CERT")]
     pub cert: Option<PathBuf>,
     /// Its key.
-    #[arg(long, value_name = "FILE", env = "PG_REPLICA_API_KEY", requires = "cert")]
+    #[arg(long, global = true, value_name = "FILE", env = "PG_REPLICA_API_KEY")]
     pub key: Option<PathBuf>,
     /// Print JSON, for programs.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 }
 
@@ -92,9 +87,7 @@ impl Failure {
 #[derive(Clone, Debug)]
 pub struct Client {
     places: Vec<Place>,
-    token_file: Option<PathBuf>,
-    files: Option<(PathBuf, Option<(PathBuf, PathBuf)>)>,
-    json: bool,
+    common: Common,
 }
 
 /// Where an API listens, and whether it is spoken to over TLS.
@@ -108,24 +101,19 @@ impl Client {
     /// A client for what was typed.
     #[must_use]
     pub fn new(common: &Common) -> Self {
-        let own = common.cert.clone().zip(common.key.clone());
-        Self {
-            places: common.api.iter().map(|address| place(address)).collect(),
-            token_file: common.token_file.clone(),
-            files: common.ca.clone().map(|ca| (ca, own)),
-            json: common.json,
-        }
+        let places = common.api.iter().map(|address| place(address)).collect();
+        Self { places, common: common.clone() }
     }
 
     /// Whether JSON is wanted.
     #[must_use]
     pub fn json(&self) -> bool {
-        self.json
+        self.common.json
     }
 
     /// Tells how an order ended.
     pub(super) fn tell(&self, answer: &Value) {
-        if self.json {
+        if self.common.json {
             say_json(answer);
         } else {
             say(answer["message"].as_str().filter(|text| !text.is_empty()).unwrap_or("done"));
@@ -196,16 +184,21 @@ impl Client {
 
     /// The way to those that are spoken to over TLS, where there are any.
     fn tls(&self) -> Result<Option<TlsConnector>, Failure> {
+        let Common { ca, cert, key, .. } = &self.common;
+        if cert.is_some() != key.is_some() {
+            let why = "--cert and --key go together: a certificate is shown with its key";
+            return Err(Failure::Usage(why.into()));
+        }
         let Some(place) = self.places.iter().find(|place| place.encrypted) else {
             return Ok(None);
         };
-        let Some((ca, own)) = &self.files else {
+        let Some(ca) = ca else {
             return Err(Failure::Usage(format!(
                 "https://{}: whose certificate is believed? Name the cluster's authority with --ca",
                 place.address
             )));
         };
-        let own = own.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let own = cert.as_deref().zip(key.as_deref());
         let config =
             believing_any_member(ca, own).map_err(|why| Failure::Usage(why.to_string()))?;
         Ok(Some(TlsConnector::from(Arc::new(config))))
@@ -213,7 +206,7 @@ impl Client {
 
     fn token(&self) -> Result<Option<String>, Failure> {
         let read = |path: &PathBuf| read_token(path).map_err(|e| Failure::Usage(e.to_string()));
-        self.token_file.as_ref().map(read).transpose()
+        self.common.token_file.as_ref().map(read).transpose()
     }
 }
 

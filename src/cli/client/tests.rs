@@ -190,6 +190,21 @@ fn client(addresses: &[&str], token_file: Option<PathBuf>) -> Client {
     Client::new(&Common { api, token_file, ca: None, cert: None, key: None, json: false })
 }
 
+#[tokio::test]
+async fn half_of_what_tls_needs_is_named() {
+    let common = Common {
+        api: vec![NOBODY.into()],
+        token_file: None,
+        ca: None,
+        cert: Some("n1.crt".into()),
+        key: None,
+        json: false,
+    };
+    let refused = Client::new(&common).page("/status").await.unwrap_err();
+    assert_eq!(refused.exit_code(), 2);
+    assert!(refused.to_string().contains("--cert and --key go together"), "{refused}");
+}
+
 const NOBODY: &str = "127.0.0.1:1";
 
 #[tokio::test]
@@ -233,4 +248,17 @@ async fn a_refusal_is_told_in_the_nodes_own_words() {
     let refused = stranger.order(Method::POST, "/switchover", Map::new()).await.unwrap_err();
     assert!(refused.to_string().contains("--token-file"), "{refused}");
     assert_eq!(desk.ordered(), []);
+}
+
+/// Whoever looks a command up and edits it puts the flags at its end.
+#[test]
+fn what_every_verb_understands_may_stand_at_the_end() {
+    for line in [
+        "config set mode=async --api https://db1:8008 --ca ca.crt --cert n1.crt --key n1.key",
+        "config --api https://db1:8008 --ca ca.crt --cert n1.crt set --key n1.key mode=async",
+        "members list --json --api db1:8008,db2:8008",
+        "members remove n3 --yes --token-file token",
+    ] {
+        assert!(typed(line).is_ok(), "{line}: {:?}", typed(line).err());
+    }
 }

@@ -498,7 +498,11 @@ impl OsPostgres {
         let names: Vec<String> =
             counted.iter().map(|node| plan::name_in(*node, sync.epoch)).collect();
         obedience::walsenders_know(plan, &names).await?;
-        obedience::note(plan, &new, &epoch).map_err(transient)
+        obedience::note(plan, &new, &epoch).map_err(transient)?;
+        if commits && sync.confirmations > 0 {
+            obedience::provoke_confirmations(plan).await?;
+        }
+        Ok(())
     }
 }
 

@@ -132,6 +132,15 @@ pub(super) async fn commits_wait(plan: &PostgresPlan) -> Result<(), NoAnswer> {
     }
 }
 
+/// Has the standbys confirm what they have. A walsender releases those that wait when it hears of
+/// its standby, which it does once in a while where nothing is written.
+pub(super) async fn provoke_confirmations(plan: &PostgresPlan) -> Result<(), NoAnswer> {
+    const RECORD: &str = "set synchronous_commit = local; \
+         select pg_logical_emit_message(true, 'pg_replica', '')";
+    let client = connect(plan).await?;
+    ask(client.batch_execute(RECORD), ANSWER_DEADLINE).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
