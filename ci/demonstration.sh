@@ -33,6 +33,10 @@ manager_of() {
     pgrep -f "run --with-parent --config $(folder_of "$1")/"
 }
 
+guard_of() {
+    pgrep -f "guard .*$(folder_of "$1")/"
+}
+
 # The postmaster and its children.
 server_of() {
     postmaster_of "$1"

@@ -10,6 +10,9 @@ use crate::demo;
 
 use super::{Failure, runtime};
 
+/// Enough to see an outage, and few enough to read the screen meanwhile.
+const WRITERS: u32 = 4;
+
 /// The arguments of `node demo`.
 #[derive(Args)]
 pub(super) struct Demo {
@@ -19,6 +22,10 @@ pub(super) struct Demo {
     /// When a commit is acknowledged: `quorum-sync` once no failover can lose it, `async` at once.
     #[arg(long, value_name = "MODE", default_value = "quorum-sync", value_parser = mode)]
     mode: Mode,
+    /// How many clients write all the time.
+    #[arg(long, value_name = "N", default_value_t = WRITERS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
+    writers: u32,
     /// End with one JSON object: what was acknowledged, what is lost, how long each outage was.
     #[arg(long, requires = "seconds")]
     json: bool,
@@ -26,7 +33,7 @@ pub(super) struct Demo {
 
 impl Default for Demo {
     fn default() -> Self {
-        Self { seconds: None, mode: Mode::QuorumSync, json: false }
+        Self { seconds: None, mode: Mode::QuorumSync, writers: WRITERS, json: false }
     }
 }
 
@@ -41,8 +48,9 @@ fn mode(word: &str) -> Result<Mode, String> {
 impl Demo {
     pub(super) fn run(self) -> Result<(), Failure> {
         let runtime = runtime(Builder::new_current_thread())?;
-        let lasts = self.seconds.map(Duration::from_secs);
-        let ended = runtime.block_on(demo::run(self.mode, lasts, self.json));
+        let Self { mode, writers, json, seconds } = self;
+        let lasts = seconds.map(Duration::from_secs);
+        let ended = runtime.block_on(demo::run(demo::Show { mode, writers, lasts, json }));
         ended.map_err(Failure::machine)
     }
 }

@@ -341,6 +341,7 @@ fn parameters(config: &Config) -> Checked {
         "port" => "it is taken from this member's `postgres` address",
         "data_directory" => "it is `data_dir` in `[postgres]`",
         "synchronous_standby_names" => "it follows `mode` in `[settings]`",
+        "synchronous_commit" => "`mode` in `[settings]` rests on it; a role may have its own",
         "hba_file" => "its lines go into `hba` in `[postgres]`",
         _ => "replication rests on it",
     };

@@ -45,6 +45,8 @@ const OWN_PARAMETERS: &[&str] = &[
     "recovery_target_time",
     "recovery_target_timeline",
     "recovery_target_xid",
+    "restart_after_crash",
+    "synchronous_commit",
     "synchronous_standby_names",
     "unix_socket_directories",
     "wal_log_hints",

@@ -27,15 +27,28 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 /// How long the cluster may take to be there.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Runs the demonstration: until a signal, or for this long.
-pub async fn run(mode: Mode, lasts: Option<Duration>, json: bool) -> Result<(), String> {
+/// What is to be shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Show {
+    /// When a commit is acknowledged.
+    pub mode: Mode,
+    /// How many clients write all the time.
+    pub writers: u32,
+    /// For how long they do; without it, until a signal.
+    pub lasts: Option<Duration>,
+    /// Whether it ends with a word for programs.
+    pub json: bool,
+}
+
+/// Runs the demonstration.
+pub async fn run(show: Show) -> Result<(), String> {
     let told = |error: std::io::Error| format!("no signals: {error}");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(told)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(told)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(told)?;
-    let mut nodes = Nodes::start(mode)?;
+    let mut nodes = Nodes::start(show.mode)?;
     let ended = tokio::select! {
-        ended = show(&mut nodes, lasts, json) => ended,
+        ended = carry_on(&mut nodes, show) => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = hang_up.recv() => Ok(()),
@@ -44,15 +57,15 @@ pub async fn run(mode: Mode, lasts: Option<Duration>, json: bool) -> Result<(), 
     ended
 }
 
-async fn show(nodes: &mut Nodes, lasts: Option<Duration>, json: bool) -> Result<(), String> {
+async fn carry_on(nodes: &mut Nodes, show: Show) -> Result<(), String> {
     let began = Instant::now();
-    let mut screen = Screen::new(nodes.installation(), json);
+    let mut screen = Screen::new(nodes.installation(), show.json);
     let mut writer: Option<Writer> = None;
     loop {
         nodes.restart_the_dead()?;
         let status = nodes.status().await;
         if writer.is_none() {
-            writer = begin_to_write(nodes, status.as_ref()).await;
+            writer = begin_to_write(nodes, show.writers, status.as_ref()).await;
         }
         if writer.is_none() && began.elapsed() > READY_WITHIN {
             return Err(format!(
@@ -63,7 +76,7 @@ async fn show(nodes: &mut Nodes, lasts: Option<Duration>, json: bool) -> Result<
         }
         let written = writer.as_ref().map(Writer::written);
         screen.draw(nodes, status.as_ref(), written.as_ref());
-        let Some(lasts) = lasts else {
+        let Some(lasts) = show.lasts else {
             sleep(DRAW_EVERY).await;
             continue;
         };
@@ -79,10 +92,10 @@ async fn show(nodes: &mut Nodes, lasts: Option<Duration>, json: bool) -> Result<
 }
 
 /// As soon as there is a primary it gets a role and a database for guests, and a writer.
-async fn begin_to_write(nodes: &Nodes, status: Option<&Status>) -> Option<Writer> {
+async fn begin_to_write(nodes: &Nodes, writers: u32, status: Option<&Status>) -> Option<Writer> {
     let primary = status?.members.iter().find(|member| member.primary)?;
     let (socket, port) = nodes.socket_of(&primary.node)?;
     let (secret, guest) = (nodes.secret(), nodes.guest());
     welcome_guest(&socket, port, secret, &guest.role, &guest.password).await.ok()?;
-    Some(Writer::start(nodes.hosts(), guest.clone()))
+    Some(Writer::start(writers, nodes.hosts(), guest.clone()))
 }

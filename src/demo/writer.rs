@@ -12,7 +12,6 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::nodes::Guest;
 
-const WRITERS: u32 = 4;
 /// A gap between two acknowledgements that is shorter than this is no outage.
 const OUTAGE_MIN: Duration = Duration::from_millis(250);
 /// How long a commit may take before the client gives the connection up.
@@ -57,7 +56,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(ports: Vec<u16>, guest: Guest) -> Self {
+    pub(super) fn start(writers: u32, ports: Vec<u16>, guest: Guest) -> Self {
         let way = |port| {
             let mut config = Config::new();
             config.host("127.0.0.1").port(port);
@@ -75,7 +74,7 @@ impl Writer {
             let task = write_for_ever(writer, ways.clone(), book.clone());
             tokio::spawn(task).abort_handle()
         };
-        let tasks = (1..=WRITERS).map(write).collect();
+        let tasks = (1..=writers).map(write).collect();
         Self { book, ways, tasks, started: Instant::now() }
     }
 

@@ -151,6 +151,7 @@ pub(super) async fn drive_postgres<E: NodeEnv>(
 /// Has the server keep what the other members may need of its log, whoever they follow next.
 pub(super) async fn keep_logs<E: NodeEnv>(shared: Arc<Shared<E>>) {
     let own = shared.config.node;
+    let mut failed = String::new();
     loop {
         let clock = shared.env.clock();
         clock.sleep_until(clock.now() + LOGS_KEPT_EVERY).await;
@@ -159,9 +160,17 @@ pub(super) async fn keep_logs<E: NodeEnv>(shared: Arc<Shared<E>>) {
             continue;
         }
         let others = control.data_members().filter(|node| *node != own).collect();
-        if let Err(why) = shared.env.postgres().keep_log_for(&others).await {
-            tracing::debug!("it is not seen to which log the others need: {why}");
+        let why = match shared.env.postgres().keep_log_for(&others).await {
+            Ok(()) => String::new(),
+            Err(why) => why.to_string(),
+        };
+        // A server that is down or away for a while says nothing new.
+        if !why.is_empty() && why == failed {
+            tracing::debug!("the log that others may need is still not seen to: {why}");
+        } else if !why.is_empty() {
+            tracing::info!("the log that others may need is not seen to: {why}");
         }
+        failed = why;
     }
 }
 

@@ -263,6 +263,36 @@ pub(crate) async fn a_crashed_primary_comes_back_in_its_place_and_shut<G: Ground
     assert_eq!(ground.rows(1).await, [1]);
 }
 
+/// A server that recovered by itself would show clients what no standby has.
+pub(crate) async fn a_primary_that_loses_a_session_lets_nobody_in_by_itself<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    ground.kill_a_session(1).await;
+    let down = |seen: &Observation| matches!(seen.process, Process::Down { clean: false });
+    until(&ground, 1, "is down", down).await;
+    ground.sleep(BRIEFLY).await;
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Refused);
+    let how = StartAs::Primary { epoch: Epoch(1), sync: SyncNames::default() };
+    ground.server(1).start(&how).await.unwrap();
+    ground.server(1).admit().await.unwrap();
+    assert_eq!(ground.rows(1).await, [1]);
+}
+
+/// What was in force once is not, whatever the node wrote down.
+pub(crate) async fn a_configuration_that_somebody_else_took_away_is_brought_back<G: Ground>(
+    ground: G,
+) {
+    let wanted = sync(1, 1, &[2]);
+    found(&ground, 1, wanted.clone()).await;
+    let server = ground.server(1);
+    assert_eq!(ground.write(1, 1, BRIEFLY).await, Wrote::Silent);
+    ground.meddle(1).await;
+    until(&ground, 1, "shows that it is over", |seen| seen.sync != wanted).await;
+    server.set_sync(&wanted).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, wanted);
+    assert_eq!(ground.write(1, 2, BRIEFLY).await, Wrote::Silent);
+}
+
 pub(crate) async fn a_clean_shutdown_leaves_the_standby_with_everything<G: Ground>(ground: G) {
     found(&ground, 1, SyncNames::default()).await;
     join(&ground, 2, 1, 1).await;

@@ -40,6 +40,12 @@ pub(crate) trait Ground: Send + Sync {
     /// Stops what tells a server's sessions whom they wait for, or lets it go on.
     fn hold_back_settings(&self, node: u64, held: bool) -> impl Future<Output = ()> + Send;
 
+    /// Somebody who may has the server's commits wait for nobody.
+    fn meddle(&self, node: u64) -> impl Future<Output = ()> + Send;
+
+    /// A process of the server's that serves a client is killed.
+    fn kill_a_session(&self, node: u64) -> impl Future<Output = ()> + Send;
+
     /// Replaces the manager of a server, which goes on.
     fn start_manager_anew(&mut self, node: u64);
 

@@ -48,6 +48,8 @@ on_both! {
     cases::nothing_is_promoted_while_an_upstream_is_configured(2),
     cases::a_diverged_former_primary_is_rewound_and_follows(2),
     cases::a_crashed_primary_comes_back_in_its_place_and_shut(1),
+    cases::a_primary_that_loses_a_session_lets_nobody_in_by_itself(1),
+    cases::a_configuration_that_somebody_else_took_away_is_brought_back(1),
     cases::a_clean_shutdown_leaves_the_standby_with_everything(2),
     cases::a_start_forgets_the_upstream(2),
     cases::a_detach_does_not_wait_for_replay(2),

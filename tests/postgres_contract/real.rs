@@ -163,6 +163,18 @@ impl Ground for Real {
         kill_process(Pid::from_raw(number).unwrap(), signal).unwrap();
     }
 
+    async fn meddle(&self, node: u64) {
+        let client = self.client(node).await.unwrap();
+        client.batch_execute("alter system set synchronous_standby_names = ''").await.unwrap();
+        client.batch_execute("select pg_reload_conf()").await.unwrap();
+    }
+
+    async fn kill_a_session(&self, node: u64) {
+        let client = self.client(node).await.unwrap();
+        let row = client.query_one("select pg_backend_pid()", &[]).await.unwrap();
+        kill_process(Pid::from_raw(row.get(0)).unwrap(), Signal::KILL).unwrap();
+    }
+
     fn start_manager_anew(&mut self, node: u64) {
         let (plan, server) = &mut self.servers[usize::try_from(node - 1).unwrap()];
         *server = OsPostgres::new(plan.clone()).unwrap();

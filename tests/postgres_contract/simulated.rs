@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use pg_replica::env::{Postgres, SyncNames};
 use pg_replica::ids::NodeId;
 use pg_replica::sabotage::Sabotage;
 use sim::fabric::Fabric;
@@ -93,6 +94,14 @@ impl Ground for Simulated {
 
     async fn hold_back_settings(&self, node: u64, held: bool) {
         self.server(node).server().set_flaw(PostgresFlaw::CheckpointerStuck, held);
+    }
+
+    async fn meddle(&self, node: u64) {
+        self.server(node).set_sync(&SyncNames::default()).await.unwrap();
+    }
+
+    async fn kill_a_session(&self, node: u64) {
+        assert!(self.server(node).server().kill_process("a session that was killed"));
     }
 
     fn start_manager_anew(&mut self, _node: u64) {

@@ -256,9 +256,15 @@ fn what_every_verb_understands_may_stand_at_the_end() {
     for line in [
         "config set mode=async --api https://db1:8008 --ca ca.crt --cert n1.crt --key n1.key",
         "config --api https://db1:8008 --ca ca.crt --cert n1.crt set --key n1.key mode=async",
-        "members list --json --api db1:8008,db2:8008",
-        "members remove n3 --yes --token-file token",
     ] {
-        assert!(typed(line).is_ok(), "{line}: {:?}", typed(line).err());
+        let Ok(Verb::Config(config)) = typed(line) else { panic!("{line}") };
+        let Common { api, ca, cert, key, .. } = config.common;
+        assert_eq!(api, ["https://db1:8008"], "{line}");
+        let files = [ca, cert, key].map(|file| file.map(|path| path.display().to_string()));
+        assert_eq!(files, ["ca.crt", "n1.crt", "n1.key"].map(|name| Some(name.to_owned())));
     }
+    let Ok(Verb::Members(members)) = typed("members list --json --api db1:8008,db2:8008") else {
+        panic!("it is understood")
+    };
+    assert!(members.common.json && members.common.api == ["db1:8008", "db2:8008"]);
 }

@@ -54,6 +54,13 @@ pub fn server_processes(data: &Path) -> Vec<Pid> {
     found.into_iter().map(|process| process.pid).collect()
 }
 
+/// Whether this process is one of them. Looking at one is far cheaper than looking at all.
+#[must_use]
+pub fn is_server_process(pid: Pid, data: &Path) -> bool {
+    let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
+    fs::canonicalize(data).is_ok_and(|data| serves(&process, &data))
+}
+
 /// The processes of the server in `data`, which is a path without links.
 fn processes_in(data: &Path) -> Vec<Found> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -62,11 +69,14 @@ fn processes_in(data: &Path) -> Vec<Found> {
         .filter_map(|entry| {
             let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
             let process = entry.path();
-            let works_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data);
-            (works_there && is_postgres(&process)).then_some(())?;
+            serves(&process, data).then_some(())?;
             Some(Found { pid, parent: parent_of(&process)? })
         })
         .collect()
+}
+
+fn serves(process: &Path, data: &Path) -> bool {
+    fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data) && is_postgres(process)
 }
 
 /// Whether it is a server: other programs may stand in its directory, an operator's shell among

@@ -18,7 +18,8 @@ use crate::ids::{Incarnation, NodeId};
 use super::frame::{Frames, decode, encode};
 use super::tls::Certificates;
 use super::{
-    GREETING_DEADLINE, Greeting, Identity, Numbered, PROTOCOL, Request, Response, Welcome,
+    Complaints, GREETING_DEADLINE, Greeting, Identity, Numbered, PROTOCOL, Request, Response,
+    Welcome,
 };
 
 /// How many calls may wait for a connection. More are refused at once: a peer that is that far
@@ -51,7 +52,7 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn open(identity: Identity, tls: Option<Certificates>, peer: Peer) -> Self {
         let (calls, waiting) = mpsc::channel(WAITING_MAX);
-        let caller = Caller { identity, tls, peer, waiting };
+        let caller = Caller { identity, tls, peer, waiting, complaints: Complaints::default() };
         drop(tokio::spawn(caller.run()));
         Self { calls, numbers: std::sync::Arc::default() }
     }
@@ -84,6 +85,7 @@ struct Caller {
     tls: Option<Certificates>,
     peer: Peer,
     waiting: mpsc::Receiver<Call>,
+    complaints: Complaints,
 }
 
 impl Caller {
@@ -108,6 +110,10 @@ impl Caller {
         }
     }
 
+    fn other_side(&self) -> String {
+        format!("{} at {}", self.peer.node, self.peer.address)
+    }
+
     async fn connect(&self) -> Result<Framed<Box<dyn Duplex>, Frames>, NetworkError> {
         let unreachable = |why: io::Error| {
             tracing::debug!("{} at {}: {why}", self.peer.node, self.peer.address);
@@ -119,7 +125,10 @@ impl Caller {
             None => Box::new(stream),
             Some(tls) => {
                 let connecting = tls.connect(stream, self.peer.node, &self.identity.cluster);
-                Box::new(connecting.await.map_err(unreachable)?)
+                let told = connecting.await.inspect_err(|why| {
+                    self.complaints.say(&self.other_side(), &format!("does not speak TLS: {why}"));
+                });
+                Box::new(told.map_err(unreachable)?)
             }
         };
         let mut framed = Framed::new(stream, Frames::new());
@@ -142,11 +151,12 @@ impl Caller {
                 if other.from != self.peer.node || !same {
                     return Err(NetworkError::WrongIncarnation(self.peer.node));
                 }
+                self.complaints.is_over(&self.other_side());
                 Ok(framed)
             }
             Welcome::WrongIncarnation(_) => Err(NetworkError::WrongIncarnation(self.peer.node)),
             Welcome::Refused(why) => {
-                tracing::warn!("{} at {} refuses: {why}", self.peer.node, self.peer.address);
+                self.complaints.say(&self.other_side(), &format!("refuses: {why}"));
                 Err(NetworkError::Unreachable(self.peer.node))
             }
         }

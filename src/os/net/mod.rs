@@ -26,6 +26,7 @@ use openraft_rt_tokio::TokioRuntime;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::env::{Incoming, Network, NetworkError, Peer};
 use crate::ids::{Incarnation, NodeId};
@@ -50,6 +51,11 @@ const INBOX_MAX: usize = 1_024;
 /// A stranger who connects has this long to say who it is.
 const GREETING_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How soon the same is said again of somebody with whom it still is so.
+const COMPLAIN_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Of how many others at most something was said lately.
+const COMPLAINTS_MAX: usize = 64;
+
 /// Who this member is to the others.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -57,6 +63,12 @@ pub struct Identity {
     pub node: NodeId,
     /// The cluster's name.
     pub cluster: String,
+}
+
+/// What a greeting of any version begins with.
+#[derive(Deserialize)]
+struct Spoken {
+    protocol: u32,
 }
 
 /// The first frame in each direction.
@@ -69,6 +81,29 @@ struct Greeting {
     /// The store that the speaker expects the other side to run on (of a caller), or runs on itself
     /// (of a member that answers). Zero is unknown.
     incarnation: Incarnation,
+}
+
+/// What is wrong with others and was said: each thing once, until it is over or a while has passed.
+#[derive(Debug, Default)]
+struct Complaints(Mutex<BTreeMap<String, (String, Instant)>>);
+
+impl Complaints {
+    /// Says what is wrong with `whom`.
+    fn say(&self, whom: &str, what: &str) {
+        let mut said = lock(&self.0);
+        said.retain(|_, (_, at)| at.elapsed() < COMPLAIN_AGAIN_AFTER);
+        // Strangers cannot make it long, and none of them is heard twice within a while.
+        if said.contains_key(whom) && said[whom].0 == what || said.len() >= COMPLAINTS_MAX {
+            return;
+        }
+        tracing::warn!("{whom} {what}");
+        said.insert(whom.to_owned(), (what.to_owned(), Instant::now()));
+    }
+
+    /// All is well with `whom`: what comes next is news.
+    fn is_over(&self, whom: &str) {
+        lock(&self.0).remove(whom);
+    }
 }
 
 /// How a greeting is answered.
@@ -127,6 +162,7 @@ struct Inner {
     lines: Mutex<BTreeMap<(String, Purpose), Line>>,
     arrivals: tokio::sync::Mutex<Arrivals>,
     incarnation: OnceLock<Incarnation>,
+    complaints: Complaints,
 }
 
 /// The network as this member sees it. Clones share everything.
@@ -158,6 +194,7 @@ impl OsNetwork {
             lines: Mutex::default(),
             arrivals: tokio::sync::Mutex::new(arrivals),
             incarnation: OnceLock::new(),
+            complaints: Complaints::default(),
         }));
         // The listener ends with the last clone of the network.
         drop(tokio::spawn(server::listen(listener, Arc::downgrade(&network.0), inbox)));

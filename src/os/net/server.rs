@@ -17,7 +17,9 @@ use crate::ids::{Incarnation, NodeId};
 use super::client::Duplex;
 use super::frame::{Frames, decode, encode};
 use super::tls::{proves, shown_by};
-use super::{GREETING_DEADLINE, Greeting, Inner, Numbered, PROTOCOL, Request, Response, Welcome};
+use super::{
+    GREETING_DEADLINE, Greeting, Inner, Numbered, PROTOCOL, Request, Response, Spoken, Welcome,
+};
 
 /// How many connections there may be. A cluster of fifteen needs sixty.
 const CONNECTIONS_MAX: usize = 256;
@@ -80,7 +82,10 @@ async fn admit(stream: TcpStream, network: &Weak<Inner>) -> io::Result<Option<(S
     let stream: Box<dyn Duplex> = match &network.tls {
         None => Box::new(stream),
         Some(tls) => {
-            let stream = tls.accept(stream).await?;
+            let from = stream.peer_addr()?.ip().to_string();
+            let stream = tls.accept(stream).await.inspect_err(|why| {
+                network.complaints.say(&from, &format!("does not begin TLS as members do: {why}"));
+            })?;
             let (shown, own) = (shown_by(&stream), cluster.clone());
             proven = Box::new(move |node| shown.as_ref().is_some_and(|c| proves(c, node, &own)));
             Box::new(stream)
@@ -88,52 +93,55 @@ async fn admit(stream: TcpStream, network: &Weak<Inner>) -> io::Result<Option<(S
     };
     let mut stream = Framed::new(stream, Frames::new());
     let Some(frame) = stream.next().await else { return Ok(None) };
-    let greeting: Greeting = decode(&frame?)?;
-    let own = network.incarnation.get().copied();
-    let answer = judge(&greeting, &network, own, &*proven);
+    let (from, answer) = judge(&frame?, &network, &*proven)?;
     let welcome = matches!(answer, Welcome::In(_));
-    if let Welcome::Refused(why) = &answer {
-        tracing::warn!("{} is turned away: {why}", greeting.from);
+    let who = from.map_or("a member of another version".to_owned(), |node| node.to_string());
+    match &answer {
+        Welcome::Refused(why) => network.complaints.say(&who, &format!("is turned away: {why}")),
+        Welcome::In(_) => network.complaints.is_over(&who),
+        Welcome::WrongIncarnation(_) => {}
     }
     stream.send(encode(&answer)?).await?;
-    Ok(welcome.then_some((stream, greeting.from)))
+    Ok(from.filter(|_| welcome).map(|from| (stream, from)))
 }
 
+/// Who greets, as far as it is understood, and how it is answered.
 fn judge(
-    greeting: &Greeting,
+    frame: &[u8],
     network: &Inner,
-    own: Option<Incarnation>,
     proven: &dyn Fn(NodeId) -> bool,
-) -> Welcome {
+) -> io::Result<(Option<NodeId>, Welcome)> {
     let identity = &network.identity;
-    if greeting.protocol != PROTOCOL {
-        return Welcome::Refused(format!(
-            "it speaks protocol {}, and {} speaks {PROTOCOL}: run the same version on all members",
-            greeting.protocol, identity.node
-        ));
+    let Spoken { protocol } = decode(frame)?;
+    if protocol != PROTOCOL {
+        let why = format!(
+            "it speaks protocol {protocol}, and {} speaks {PROTOCOL}: run the same version on all \
+             members",
+            identity.node
+        );
+        return Ok((None, Welcome::Refused(why)));
     }
-    if greeting.cluster != identity.cluster {
-        return Welcome::Refused(format!(
+    let greeting: Greeting = decode(frame)?;
+    let answer = match network.incarnation.get() {
+        _ if greeting.cluster != identity.cluster => Welcome::Refused(format!(
             "it belongs to the cluster {}, and {} to {}",
             greeting.cluster, identity.node, identity.cluster
-        ));
-    }
-    if !proven(greeting.from) {
-        return Welcome::Refused(format!("its certificate is not that of {}", greeting.from));
-    }
-    let Some(own) = own else {
-        return Welcome::Refused(format!("{} is still starting", identity.node));
+        )),
+        _ if !proven(greeting.from) => {
+            Welcome::Refused(format!("its certificate is not that of {}", greeting.from))
+        }
+        None => Welcome::Refused(format!("{} is still starting", identity.node)),
+        Some(own) if ![Incarnation::default(), *own].contains(&greeting.incarnation) => {
+            Welcome::WrongIncarnation(*own)
+        }
+        Some(own) => Welcome::In(Greeting {
+            protocol: PROTOCOL,
+            cluster: identity.cluster.clone(),
+            from: identity.node,
+            incarnation: *own,
+        }),
     };
-    let expected = greeting.incarnation;
-    if expected != Incarnation::default() && expected != own {
-        return Welcome::WrongIncarnation(own);
-    }
-    Welcome::In(Greeting {
-        protocol: PROTOCOL,
-        cluster: identity.cluster.clone(),
-        from: identity.node,
-        incarnation: own,
-    })
+    Ok((Some(greeting.from), answer))
 }
 
 /// Requests in, answers out, each when it is ready.

@@ -15,7 +15,7 @@ use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
 use super::control_file::{ControlFile, end_of_record, record_length};
 use super::directory::{lacks_log, now_complete};
-use super::obedience::obeyed;
+use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, is_running, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
@@ -104,8 +104,9 @@ pub(super) async fn look(
         return at_rest(plan, Process::Down { clean: false }).await;
     };
     let mut kept = kept.lock().await;
+    let obeyed = obeyed(plan);
     match question(plan, &mut kept).await {
-        Ok(answer) => understand(plan, &answer, followed).map_err(|error| {
+        Ok(answer) => understand(plan, &answer, followed, obeyed).map_err(|error| {
             PostgresError::Transient(format!("what the server says is not understood: {error}"))
         }),
         Err(why) => {
@@ -142,6 +143,7 @@ fn understand(
     plan: &PostgresPlan,
     answer: &Answer,
     followed: &Followed,
+    obeyed: Option<Obeyed>,
 ) -> io::Result<Observation> {
     let lsn = |text: &Option<String>| text.as_deref().and_then(parse_lsn);
     let side = if answer.recovers { Side::Standby } else { Side::Primary };
@@ -186,22 +188,25 @@ fn understand(
         receiver,
         starved: followed.log_from.filter(|_| !hears).and_then(|from| last_refusal(plan, from)),
         streams: answer.streams.iter().filter_map(stream).collect(),
-        sync: in_force(plan, answer),
+        sync: in_force(plan, answer, obeyed),
         admits: admits(plan),
         ..Observation::of_nothing()
     })
 }
 
-/// The synchronous configuration that every process obeys.
-fn in_force(plan: &PostgresPlan, answer: &Answer) -> SyncNames {
-    let is_obeyed =
-        obeyed(plan).is_some_and(|it| it.names == answer.names && it.epoch == answer.sync_epoch);
+/// The synchronous configuration that every process obeys: what was known of it before the server
+/// was asked, and is what it says.
+fn in_force(plan: &PostgresPlan, answer: &Answer, obeyed: Option<Obeyed>) -> SyncNames {
     if answer.recovers && answer.names == NEVER {
         return SyncNames::default();
     }
+    let is_so = obeyed.as_ref().is_some_and(|it| it.is(&answer.names, &answer.sync_epoch));
+    if let Some(obeyed) = obeyed.filter(|_| !is_so) {
+        is_over(plan, &obeyed);
+    }
     // One that is not ours, or that may not be obeyed yet, is nobody's: it will be replaced.
     let nobodys = SyncNames { confirmations: u32::MAX, ..SyncNames::default() };
-    read_names(&answer.names, &answer.sync_epoch).filter(|_| is_obeyed).unwrap_or(nobodys)
+    read_names(&answer.names, &answer.sync_epoch).filter(|_| is_so).unwrap_or(nobodys)
 }
 
 /// Without a last timeline of which not one byte has arrived.

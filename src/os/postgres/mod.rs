@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{
@@ -65,6 +65,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const SURELY_GONE: Duration = Duration::from_millis(50);
 /// How long a promotion may take before its outcome is called unknown.
 const PROMOTION_DEADLINE: Duration = Duration::from_secs(30);
+/// How long it may take until every process obeys a configuration.
+const OBEDIENCE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long of that it may take until no walsender counts. Nothing is acknowledged meanwhile.
+const WALSENDERS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The server of this machine. Clones share everything.
 #[derive(Clone)]
@@ -81,6 +85,8 @@ struct Inner {
     stopping: Mutex<CancellationToken>,
     /// Whoever does something to the server.
     at_work: tokio::sync::Mutex<()>,
+    /// Until when a server that did not obey is left in peace.
+    rests_until: Mutex<Option<Instant>>,
     /// Nobody does anything to it any more.
     retired: AtomicBool,
 }
@@ -117,6 +123,7 @@ impl OsPostgres {
             followed: Mutex::default(),
             stopping: Mutex::default(),
             at_work: tokio::sync::Mutex::default(),
+            rests_until: Mutex::default(),
             retired: AtomicBool::new(false),
         })))
     }
@@ -314,6 +321,7 @@ impl Postgres for OsPostgres {
             }
             let (names, epoch) = wanted.waits();
             let (names, epoch) = (names.to_owned(), epoch.to_owned());
+            obedience::forget(plan).map_err(transient)?;
             self.want(|present| *present = wanted)?;
             directory::note_started(plan).map_err(transient)?;
             server::start(plan).await?;
@@ -397,19 +405,25 @@ impl Postgres for OsPostgres {
         let server = connect(plan).await?;
         let present = slots::of(&server).await?;
         let deeds = if ask(server.query_one(IN_RECOVERY, &[]), ANSWER_DEADLINE).await?.get(0) {
-            let upstream = lock(&self.0.wanted).upstream();
             // One that follows nobody is about to follow somebody, or to be primary.
-            let Some(upstream) = upstream else { return Ok(()) };
-            let theirs = slots::of(&connect_to(plan, &upstream).await?).await?;
+            let Some(upstream) = lock(&self.0.wanted).upstream() else { return Ok(()) };
+            let mut theirs = slots::of(&connect_to(plan, &upstream).await?).await?;
+            let followed = lock(&self.0.followed).upstreams.clone();
+            let is_upstream = |(_, address): &(&NodeId, &String)| **address == upstream;
+            if let Some((node, _)) = followed.iter().find(is_upstream) {
+                theirs.insert(*node, slots::OF_ITSELF);
+            }
             let restart_point = slots::restart_point(&server).await?;
             slots::deeds_of_standby(&present, members, &theirs, restart_point)
         } else {
             slots::deeds_of_primary(&present, members)
         };
+        let mut failed = None;
         for deed in deeds {
-            slots::perform(&server, deed).await?;
+            // One that cannot be done keeps none of the others from being done.
+            failed = slots::perform(&server, deed).await.err().or(failed);
         }
-        Ok(())
+        failed.map_or(Ok(()), |why| Err(why.into()))
     }
 
     async fn admit(&self) -> Result<(), PostgresError> {
@@ -471,38 +485,92 @@ impl OsPostgres {
     }
 
     async fn bring_into_force(&self, sync: &SyncNames) -> Result<(), PostgresError> {
-        const IN_RECOVERY: &str = "select pg_is_in_recovery()";
         let plan = self.plan();
         let (new, epoch) = (settings::names(sync), sync.epoch.0.to_string());
-        let obeyed = obedience::obeyed(plan);
-        let present = obeyed.as_ref().map(|it| (it.names.as_str(), it.epoch.as_str()));
-        if present == Some((&new, &epoch)) && lock(&self.0.wanted).waits() == (&new, &epoch) {
+        let before = lock(&self.0.wanted).clone();
+        let (recovers, names, of_epoch) = self.shown_sync().await?;
+        // What the server says now counts, whoever told it so.
+        let obeyed = obedience::obeyed(plan).filter(|obeyed| obeyed.is(&names, &of_epoch));
+        if before.waits() == (&new, &epoch) && obeyed.as_ref().is_some_and(|o| o.is(&new, &epoch)) {
             return Ok(());
         }
-        let old = present.and_then(|(names, epoch)| settings::read_names(names, epoch));
-        let lingers = old.is_some_and(|old| obedience::may_linger(&old, sync));
+        let bound = |what| PostgresError::Transient(format!("not in force within {what}"));
         obedience::forget(plan).map_err(transient)?;
-        let commits = {
-            let client = connect(plan).await?;
-            !ask(client.query_one(IN_RECOVERY, &[]), ANSWER_DEADLINE).await?.get::<_, bool>(0)
-        };
-        if commits && !lingers {
-            let mark = self.want(Wanted::wait_for_ever)?;
-            self.in_force(mark).await?;
-            obedience::walsenders_know(plan, &[]).await?;
-            obedience::commits_wait(plan).await?;
+        let old = obeyed.as_ref().and_then(|it| settings::read_names(&it.names, &it.epoch));
+        let lingers = old.is_some_and(|old| obedience::may_linger(&old, sync));
+        if !recovers && sync.confirmations > 0 && !lingers {
+            self.stop_acknowledging(&before, obeyed.is_some()).await?;
         }
         let mark = self.want(|wanted| wanted.wait_for(sync))?;
-        self.in_force(mark).await?;
         let counted = if sync.confirmations == 0 { BTreeSet::new() } else { sync.standbys.clone() };
         let names: Vec<String> =
             counted.iter().map(|node| plan::name_in(*node, sync.epoch)).collect();
-        obedience::walsenders_know(plan, &names).await?;
-        obedience::note(plan, &new, &epoch).map_err(transient)?;
-        if commits && sync.confirmations > 0 {
+        let taking_up = async {
+            self.in_force(mark).await?;
+            obedience::walsenders_know(plan, &names).await?;
+            if !recovers && sync.confirmations == 0 {
+                obedience::commits_pass(plan).await?;
+            }
+            Ok::<(), PostgresError>(())
+        };
+        timeout(OBEDIENCE_DEADLINE, taking_up).await.map_err(|_| bound("10 s"))??;
+        // On a standby nothing can be seen to wait: it has to have been so before.
+        let known = !recovers || sync.confirmations == 0 || obeyed.is_some_and(|it| it.waits());
+        if known {
+            obedience::note(plan, &new, &epoch).map_err(transient)?;
+        }
+        if !recovers && sync.confirmations > 0 {
             obedience::provoke_confirmations(plan).await?;
         }
         Ok(())
+    }
+
+    /// By way of nobody: returns when nothing can be acknowledged any more. Where that does not
+    /// come about soon, what was before is put back, and not tried again at once: clients wait
+    /// meanwhile.
+    async fn stop_acknowledging(&self, before: &Wanted, known: bool) -> Result<(), PostgresError> {
+        let plan = self.plan();
+        if lock(&self.0.rests_until).is_some_and(|until| Instant::now() < until) {
+            let why = "the server did not obey a moment ago; it is told again soon";
+            return Err(PostgresError::Transient(why.into()));
+        }
+        let stopping = async {
+            if !known && before.waits().0.is_empty() {
+                // Nobody may be left who is about to take this up, and to tell the sessions so.
+                obedience::commits_pass(plan).await?;
+            }
+            let mark = self.want(Wanted::wait_for_ever)?;
+            self.in_force(mark).await?;
+            let walsenders = obedience::walsenders_know(plan, &[]);
+            timeout(WALSENDERS_DEADLINE, walsenders).await.map_err(|_| NoAnswer::Silent)??;
+            obedience::commits_wait(plan).await?;
+            Ok::<(), PostgresError>(())
+        };
+        if let Ok(Ok(())) = timeout(OBEDIENCE_DEADLINE, stopping).await {
+            return Ok(());
+        }
+        *lock(&self.0.rests_until) = Some(Instant::now() + OBEDIENCE_DEADLINE);
+        let (names, epoch) = before.waits();
+        self.want(|wanted| wanted.wait_as(before))?;
+        if known {
+            // Nobody went by anything in between that was less.
+            obedience::note(plan, names, epoch).map_err(transient)?;
+        }
+        Err(PostgresError::Transient(
+            "not every process of the server obeys within 10 s: its checkpointer may be busy, or a \
+             walsender stuck"
+                .into(),
+        ))
+    }
+
+    /// Whether the server is a standby, and what a session that begins now goes by.
+    async fn shown_sync(&self) -> Result<(bool, String, String), PostgresError> {
+        const SHOWN: &str = "select pg_is_in_recovery(), \
+             current_setting('synchronous_standby_names'), \
+             coalesce(current_setting('pg_replica.sync_epoch', true), '')";
+        let client = connect(self.plan()).await?;
+        let row = ask(client.query_one(SHOWN, &[]), ANSWER_DEADLINE).await?;
+        Ok((row.get(0), row.get(1), row.get(2)))
     }
 }
 

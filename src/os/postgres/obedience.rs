@@ -4,12 +4,14 @@
 //! Two kinds of processes decide when a commit is acknowledged, each by its own copy of the
 //! setting. Sessions ask a flag in shared memory whether they wait at all; the checkpointer sets it
 //! from its copy, and may be busy with a slow disk when it is told to read the files anew. And each
-//! walsender releases those that wait by its own copy. Whether a walsender knows who counts can be
-//! seen; how many have to confirm cannot.
+//! walsender releases those that wait by its own copy of how many have to confirm, and counts every
+//! other that by *its* own copy is to be counted. Whether a walsender counts itself can be seen;
+//! nothing else of its copy can.
 //!
-//! So a change that the old copies would not fulfil goes by way of a name that nobody bears. It is
-//! in force when no walsender counts and a commit is seen to wait; then the new one is written, and
-//! nothing but the new one can release anything. A standby has that name from its start.
+//! So unless a change only adds to what was asked for, it goes by way of a name that nobody bears.
+//! That is in force when no walsender counts and a commit is seen to wait; then the new one is
+//! written, and nothing but the new one can release anything. A standby has that name from its
+//! start.
 //!
 //! What is known to be in force is written down with the server that obeys it, so that a node which
 //! starts anew under a running server knows it too.
@@ -17,6 +19,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::time::sleep;
@@ -27,6 +30,9 @@ use super::LOOK_AGAIN;
 use super::births::write_whole;
 use super::plan::PostgresPlan;
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
+
+/// The longest pause between two commits that are watched.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A configuration that a certain server is known to obey.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +59,35 @@ pub(super) fn server_on(data: &Path) -> Option<String> {
 
 /// What the server that runs now is known to obey.
 pub(super) fn obeyed(plan: &PostgresPlan) -> Option<Obeyed> {
+    let obeyed = noted(plan)?;
+    (server_on(&plan.data)? == obeyed.server).then_some(obeyed)
+}
+
+fn noted(plan: &PostgresPlan) -> Option<Obeyed> {
     let text = fs::read_to_string(file(plan)).ok()?;
     let mut lines = text.lines().map(str::to_owned);
-    let obeyed = Obeyed { server: lines.next()?, names: lines.next()?, epoch: lines.next()? };
-    (server_on(&plan.data)? == obeyed.server).then_some(obeyed)
+    Some(Obeyed { server: lines.next()?, names: lines.next()?, epoch: lines.next()? })
+}
+
+impl Obeyed {
+    /// Whether this is what the server's settings say now.
+    pub(super) fn is(&self, names: &str, epoch: &str) -> bool {
+        self.names == names && self.epoch == epoch
+    }
+
+    /// Whether every session knows that commits wait for somebody.
+    pub(super) fn waits(&self) -> bool {
+        !self.names.is_empty()
+    }
+}
+
+/// The server was seen to say something else than this: somebody has changed its settings, and
+/// what it was known to obey is over, whatever it says next.
+pub(super) fn is_over(plan: &PostgresPlan, obeyed: &Obeyed) {
+    if noted(plan).as_ref() == Some(obeyed) {
+        // Where it cannot be removed it is compared again at the next look.
+        let _ = forget(plan);
+    }
 }
 
 /// The server that runs now obeys this.
@@ -73,23 +104,20 @@ pub(super) fn forget(plan: &PostgresPlan) -> io::Result<()> {
     }
 }
 
-/// Whether it does no harm that some walsenders still go by `old` where `new` holds: what fulfils
-/// the old one fulfils the new one, or whoever still goes by the old one can be told apart.
+/// Whether the one may take the other's place while some processes still go by the old one: it asks
+/// for no more, of everybody whom the old one asked. Who leaves, or was known by another name, must
+/// not be counted by those who know the new one already.
 pub(super) fn may_linger(old: &SyncNames, new: &SyncNames) -> bool {
-    if new.confirmations == 0 {
-        return true;
-    }
-    if old.confirmations == 0 {
-        return false;
-    }
-    let strangers = old.standbys.difference(&new.standbys).count();
-    old.epoch != new.epoch || old.confirmations as usize >= new.confirmations as usize + strangers
+    let only_adds = old.epoch == new.epoch && old.standbys.is_subset(&new.standbys);
+    old.confirmations > 0 && only_adds && old.confirmations >= new.confirmations
 }
 
 /// Returns when every walsender counts if it bears one of the names, and not otherwise.
 pub(super) async fn walsenders_know(plan: &PostgresPlan, names: &[String]) -> Result<(), NoAnswer> {
+    // Of one that has confirmed nothing yet the view does not tell.
     const IGNORANT: &str = "select count(*) from pg_stat_replication \
-         where (sync_priority > 0) <> (application_name = any($1))";
+         where (sync_priority > 0) <> (application_name = any($1)) \
+         or (flush_lsn is null and application_name like 'pg\\_replica\\_n%')";
     let client = connect(plan).await?;
     loop {
         let row = ask(client.query_one(IGNORANT, &[&names]), ANSWER_DEADLINE).await?;
@@ -102,33 +130,45 @@ pub(super) async fn walsenders_know(plan: &PostgresPlan, names: &[String]) -> Re
 
 /// Returns when a commit was seen to wait. Nobody may be able to confirm it.
 pub(super) async fn commits_wait(plan: &PostgresPlan) -> Result<(), NoAnswer> {
+    let mut pause = LOOK_AGAIN;
+    while !one_waits(plan).await? {
+        // Each of them is a sync of a disk that is busy already.
+        sleep(pause).await;
+        pause = PAUSE_MAX.min(pause * 2);
+    }
+    Ok(())
+}
+
+/// Returns when a commit did not wait for anybody. No walsender may count: else it could have
+/// waited, and been released.
+pub(super) async fn commits_pass(plan: &PostgresPlan) -> Result<(), NoAnswer> {
+    let client = connect(plan).await?;
+    client.batch_execute(COMMIT).await.map_err(|error| NoAnswer::Refused(error.to_string()))
+}
+
+/// A commit of the node's own: one record, which concerns nobody.
+const COMMIT: &str = "set synchronous_commit = on; \
+     select pg_logical_emit_message(true, 'pg_replica', '')";
+
+async fn one_waits(plan: &PostgresPlan) -> Result<bool, NoAnswer> {
     const OWN: &str = "select pg_backend_pid()";
-    const COMMIT: &str = "set synchronous_commit = on; \
-         select pg_logical_emit_message(true, 'pg_replica', '')";
     const WAITS: &str = "select count(*) from pg_stat_activity \
          where pid = $1 and wait_event = 'SyncRep'";
     const GIVE_UP: &str = "select pg_cancel_backend($1)";
-    let watcher = connect(plan).await?;
+    let (watcher, writer) = (connect(plan).await?, connect(plan).await?);
+    let process: i32 = ask(writer.query_one(OWN, &[]), ANSWER_DEADLINE).await?.get(0);
+    let mut writing = std::pin::pin!(writer.batch_execute(COMMIT));
     loop {
-        let writer = connect(plan).await?;
-        let process: i32 = ask(writer.query_one(OWN, &[]), ANSWER_DEADLINE).await?.get(0);
-        let mut writing = std::pin::pin!(writer.batch_execute(COMMIT));
-        let seen = loop {
-            match select(writing.as_mut(), std::pin::pin!(sleep(LOOK_AGAIN))).await {
-                Either::Left((Ok(()), _)) => break false,
-                Either::Left((Err(error), _)) => return Err(NoAnswer::Refused(error.to_string())),
-                Either::Right(_) => {}
-            }
-            let row = ask(watcher.query_one(WAITS, &[&process]), ANSWER_DEADLINE).await?;
-            if row.get::<_, i64>(0) > 0 {
-                break true;
-            }
-        };
-        if seen {
-            ask(watcher.execute(GIVE_UP, &[&process]), ANSWER_DEADLINE).await?;
-            return Ok(());
+        match select(writing.as_mut(), std::pin::pin!(sleep(LOOK_AGAIN))).await {
+            Either::Left((Ok(()), _)) => return Ok(false),
+            Either::Left((Err(error), _)) => return Err(NoAnswer::Refused(error.to_string())),
+            Either::Right(_) => {}
         }
-        sleep(LOOK_AGAIN).await;
+        let row = ask(watcher.query_one(WAITS, &[&process]), ANSWER_DEADLINE).await?;
+        if row.get::<_, i64>(0) > 0 {
+            ask(watcher.execute(GIVE_UP, &[&process]), ANSWER_DEADLINE).await?;
+            return Ok(true);
+        }
     }
 }
 
@@ -152,19 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn old_copies_may_linger_where_they_ask_for_no_less() {
+    fn old_copies_may_linger_where_the_new_one_only_adds() {
         let one_of_two = sync(1, 1, &[2, 3]);
+        assert!(may_linger(&one_of_two, &one_of_two));
         assert!(may_linger(&one_of_two, &sync(1, 1, &[2, 3, 4])));
-        assert!(may_linger(&sync(1, 2, &[2, 3]), &sync(1, 1, &[2])));
-        assert!(may_linger(&one_of_two, &sync(2, 2, &[2, 3])), "they bear other names");
-        assert!(may_linger(&one_of_two, &sync(1, 0, &[])));
+        assert!(may_linger(&sync(1, 2, &[2, 3]), &one_of_two));
     }
 
     #[test]
-    fn old_copies_that_ask_for_less_have_to_be_gone() {
+    fn every_other_change_goes_by_way_of_nobody() {
         let one_of_two = sync(1, 1, &[2, 3]);
-        assert!(!may_linger(&sync(1, 0, &[]), &one_of_two));
-        assert!(!may_linger(&one_of_two, &sync(1, 2, &[2, 3])));
-        assert!(!may_linger(&one_of_two, &sync(1, 1, &[2])), "3 alone would do");
+        assert!(!may_linger(&sync(1, 0, &[]), &one_of_two), "sessions do not wait yet");
+        assert!(!may_linger(&one_of_two, &sync(1, 2, &[2, 3])), "one may still do");
+        assert!(!may_linger(&one_of_two, &sync(1, 1, &[2])), "3 alone may still do");
+        // 3 counts itself still, and 2 knows already that one is enough.
+        assert!(!may_linger(&sync(1, 2, &[2, 3]), &sync(1, 1, &[2])));
+        assert!(!may_linger(&one_of_two, &sync(2, 1, &[2, 3])), "they bear other names");
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::env::PostgresError;
 
-use super::super::guard::{end_postgres, server_processes};
+use super::super::guard::{end_postgres, is_server_process, server_processes};
 use super::plan::PostgresPlan;
 use super::tools::{judge, last_words};
 
@@ -38,7 +38,7 @@ pub(super) fn postmaster(data: &Path) -> Option<(Pid, Status)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let pid = Pid::from_raw(lines.first()?.parse().ok()?)?;
     // The file may have been left by a server that was killed, and its number be somebody else's.
-    server_processes(data).contains(&pid).then_some(())?;
+    is_server_process(pid, data).then_some(())?;
     let status = match lines.get(7).copied().unwrap_or_default() {
         "ready" => Status::Ready,
         "stopping" => Status::Stopping,

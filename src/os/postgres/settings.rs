@@ -21,7 +21,7 @@ use super::plan::{KEEPER, PostgresPlan, STREAMER, name_in, slot_of};
 pub(super) const FILE: &str = "pg_replica.conf";
 
 /// Parameters that nobody but the node sets.
-const OWNED: [&str; 10] = [
+const OWNED: [&str; 12] = [
     "hba_file",
     "hot_standby",
     "listen_addresses",
@@ -30,6 +30,8 @@ const OWNED: [&str; 10] = [
     "port",
     "primary_conninfo",
     "primary_slot_name",
+    "restart_after_crash",
+    "synchronous_commit",
     "synchronous_standby_names",
     "unix_socket_directories",
 ];
@@ -107,6 +109,12 @@ impl Wanted {
         self.sync_epoch.clear();
     }
 
+    /// They wait for those that they waited for before.
+    pub(super) fn wait_as(&mut self, before: &Self) {
+        self.names.clone_from(&before.names);
+        self.sync_epoch.clone_from(&before.sync_epoch);
+    }
+
     /// Whom its commits wait for, and for which epoch.
     pub(super) fn waits(&self) -> (&str, &str) {
         (&self.names, &self.sync_epoch)
@@ -172,6 +180,10 @@ fn parameters(
         ("log_destination", "stderr".into()),
         ("logging_collector", "off".into()),
         ("port", plan.port.to_string()),
+        // It would let clients in before standbys have what it recovered.
+        ("restart_after_crash", "off".into()),
+        // A role or a session may choose otherwise for itself.
+        ("synchronous_commit", "on".into()),
         ("unix_socket_directories", sockets),
         (MARK, mark.to_string()),
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
@@ -331,6 +343,13 @@ mod tests {
         assert_eq!(read_names("", ""), Some(SyncNames::default()));
         assert_eq!(read_names("*", "1"), None);
         assert_eq!(read_names("FIRST 1 (a)", "1"), None);
+    }
+
+    #[test]
+    fn what_the_node_sets_is_refused_as_a_parameter_of_the_cluster() {
+        for name in OWNED {
+            assert!(crate::control::is_own_parameter(name), "{name}");
+        }
     }
 
     #[test]

@@ -23,7 +23,12 @@ pub(super) struct Slot {
     active: bool,
     /// From where on the log is kept; `None` where so much had to be kept that it was given up.
     from: Option<Lsn>,
+    /// Whether it keeps old versions of rows from being cleaned away.
+    holds_rows: bool,
 }
+
+/// What the upstream of a standby keeps for itself: nothing, so it needs what a rewind needs.
+pub(super) const OF_ITSELF: Slot = Slot { active: true, from: None, holds_rows: false };
 
 pub(super) type Slots = BTreeMap<NodeId, Slot>;
 
@@ -37,13 +42,15 @@ pub(super) enum Deed {
 
 /// The slots of the server at the other end, as far as they are members'.
 pub(super) async fn of(client: &Client) -> Result<Slots, NoAnswer> {
-    const SLOTS: &str = "select slot_name::text, active, restart_lsn::text \
+    const SLOTS: &str = "select slot_name::text, active, \
+         case when wal_status <> 'lost' then restart_lsn::text end, \
+         xmin is not null or catalog_xmin is not null \
          from pg_replication_slots where slot_type = 'physical'";
     let rows = ask(client.query(SLOTS, &[]), ANSWER_DEADLINE).await?;
     let slot = |row: &tokio_postgres::Row| {
         let member = member_of(row.get(0))?;
         let from = row.get::<_, Option<&str>>(2).and_then(parse_lsn);
-        Some((member, Slot { active: row.get(1), from }))
+        Some((member, Slot { active: row.get(1), from, holds_rows: row.get(3) }))
     };
     Ok(rows.iter().filter_map(slot).collect())
 }
@@ -61,7 +68,7 @@ pub(super) fn deeds_of_primary(present: &Slots, members: &BTreeSet<NodeId>) -> V
     for member in members {
         match present.get(member) {
             None => deeds.push(Deed::Create(*member)),
-            Some(Slot { active: false, from: None }) => {
+            Some(Slot { active: false, from: None, .. }) => {
                 deeds.extend([Deed::Drop(*member), Deed::Create(*member)]);
             }
             Some(_) => {}
@@ -79,19 +86,21 @@ pub(super) fn deeds_of_standby(
 ) -> Vec<Deed> {
     let mut deeds = drops(present, members);
     for member in members {
-        let needed = upstream.get(member).and_then(|slot| slot.from);
-        let wanted = needed.map_or(restart_point, |from| from.min(restart_point));
+        // Of whom the upstream knows nothing yet nobody knows what it needs.
+        let needed = upstream.get(member).map(|slot| slot.from.unwrap_or(restart_point));
+        let wanted = needed.map(|from| from.min(restart_point));
         match present.get(member) {
             None => deeds.push(Deed::Create(*member)),
             Some(Slot { active: true, .. }) => {}
-            // A new one begins at the restart point, which is better than later or never.
-            Some(slot) if slot.from.is_none_or(|from| from > restart_point) => {
+            // A new one begins at the restart point, which is better than later or never. And one
+            // that is left from when this member was primary holds rows that nobody reads.
+            Some(slot) if slot.holds_rows || slot.from.is_none_or(|at| at > restart_point) => {
                 deeds.extend([Deed::Drop(*member), Deed::Create(*member)]);
             }
-            Some(slot) if slot.from.is_some_and(|from| from < wanted) => {
-                deeds.push(Deed::Advance(*member, wanted));
+            Some(slot) => {
+                let onward = wanted.filter(|wanted| slot.from.is_some_and(|at| at < *wanted));
+                deeds.extend(onward.map(|to| Deed::Advance(*member, to)));
             }
-            Some(_) => {}
         }
     }
     deeds
@@ -154,7 +163,7 @@ mod tests {
 
     fn slots(all: &[(u64, bool, Option<u64>)]) -> Slots {
         let slot = |(node, active, from): &(u64, bool, Option<u64>)| {
-            (NodeId(*node), Slot { active: *active, from: from.map(Lsn) })
+            (NodeId(*node), Slot { active: *active, from: from.map(Lsn), holds_rows: false })
         };
         all.iter().map(slot).collect()
     }
@@ -183,14 +192,26 @@ mod tests {
         assert_eq!(deeds, anew);
     }
 
-    /// 1 is the primary, which has no slot of its own; 3 is behind, and 4 ahead of this standby.
+    /// 1 is the primary, which has no slot of its own; 3 is behind, and 4 ahead of this standby; 5
+    /// is not known there yet.
     #[test]
     fn a_standby_keeps_what_its_upstream_keeps_and_what_a_rewind_may_need() {
-        let upstream = slots(&[(3, false, Some(30)), (4, true, Some(80))]);
-        let present = slots(&[(1, false, Some(20)), (3, false, Some(20)), (4, false, Some(20))]);
-        let deeds = deeds_of_standby(&present, &members(&[1, 3, 4]), &upstream, Lsn(50));
+        let mut upstream = slots(&[(3, false, Some(30)), (4, true, Some(80))]);
+        upstream.insert(NodeId(1), OF_ITSELF);
+        let all = [1, 3, 4, 5].map(|node| (node, false, Some(20)));
+        let deeds = deeds_of_standby(&slots(&all), &members(&[1, 3, 4, 5]), &upstream, Lsn(50));
         let to = |node, lsn| Deed::Advance(NodeId(node), Lsn(lsn));
         assert_eq!(deeds, [to(1, 50), to(3, 30), to(4, 50)]);
+    }
+
+    /// One of a former primary may: its standbys told it what they read.
+    #[test]
+    fn no_slot_of_a_standby_keeps_rows_from_being_cleaned_away() {
+        let mut present = slots(&[(3, false, Some(10))]);
+        present.get_mut(&NodeId(3)).unwrap().holds_rows = true;
+        let upstream = slots(&[(3, true, Some(60))]);
+        let deeds = deeds_of_standby(&present, &members(&[3]), &upstream, Lsn(50));
+        assert_eq!(deeds, [Deed::Drop(NodeId(3)), Deed::Create(NodeId(3))]);
     }
 
     #[test]
