@@ -18,6 +18,8 @@ use crate::os::{OsClock, OsEntropy};
 
 /// How long a node may take to show something.
 const SHOW_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a node may take to say that it lives, where there are others to ask.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 /// How long an order may take: longer than a node follows one up.
 const ORDER_DEADLINE: Duration = Duration::from_secs(65);
 
@@ -129,7 +131,12 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let tls = self.tls()?;
         let mut silent = Vec::new();
-        for Place { address, encrypted } in &self.places {
+        for place in &self.places {
+            if let Err(why) = self.is_alive(place, tls.as_ref()).await {
+                silent.push(why);
+                continue;
+            }
+            let Place { address, encrypted } = place;
             let (method, body) = (Method::GET, Vec::new());
             let request = HttpRequest { method, path, token: None, body };
             let tls = tls.as_ref().filter(|_| *encrypted);
@@ -160,7 +167,12 @@ impl Client {
         let body = Value::Object(body).to_string().into_bytes();
         let mut silent = Vec::new();
         let mut perhaps = None;
-        for Place { address, encrypted } in &self.places {
+        for place in &self.places {
+            if let Err(why) = self.is_alive(place, tls.as_ref()).await {
+                silent.push(why);
+                continue;
+            }
+            let Place { address, encrypted } = place;
             let (method, body) = (method.clone(), body.clone());
             let request = HttpRequest { method, path, token: token.as_deref(), body };
             let tls = tls.as_ref().filter(|_| *encrypted);
@@ -180,6 +192,21 @@ impl Client {
             }
         }
         Err(perhaps.unwrap_or_else(|| nobody(&silent)))
+    }
+
+    /// Asked before anything else where there are others to ask: one that is frozen accepts a
+    /// connection and says nothing, and an order may take long.
+    async fn is_alive(&self, place: &Place, tls: Option<&TlsConnector>) -> Result<(), String> {
+        if self.places.len() == 1 {
+            return Ok(());
+        }
+        let (method, body) = (Method::GET, Vec::new());
+        let question = HttpRequest { method, path: "/liveness", token: None, body };
+        let tls = tls.filter(|_| place.encrypted);
+        match question.send(&place.address, tls, ALIVE_WITHIN).await {
+            Ok(_) => Ok(()),
+            Err(HttpError::NotSent(why) | HttpError::NoAnswer(why)) => Err(why),
+        }
     }
 
     /// The way to those that are spoken to over TLS, where there are any.

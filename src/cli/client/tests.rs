@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::Method;
 use clap::Parser;
@@ -10,6 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::api::tests::fixtures::{Bench, Fake};
 use crate::api::{Access, MemberStatus, OrderEnd, Status, router};
 use crate::control::{Mode, Order};
+use crate::env::Clock as _;
+use crate::os::OsClock;
 use crate::os::http::tests::serve_here;
 
 use super::{Client, Common, Failure, Verb, config, explain, history, members, status};
@@ -216,6 +219,22 @@ async fn the_first_node_that_answers_is_believed() {
     let silent = client(&[NOBODY], None).get::<Status>("/status").await.unwrap_err();
     assert_eq!(silent.exit_code(), 4);
     assert!(silent.to_string().contains("--api"), "{silent}");
+}
+
+/// It is frozen: the kernel accepts connections for it.
+#[tokio::test]
+async fn one_that_says_nothing_is_passed_over() {
+    let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = frozen.local_addr().unwrap().to_string();
+    let (address, desk) = node(Access::default()).await;
+    let asks = client(&[&silent, &address], None);
+    let began = OsClock.now();
+    let status: Status = asks.get("/status").await.unwrap();
+    assert_eq!(status.node, "n2");
+    asks.order(Method::POST, "/switchover", Map::new()).await.unwrap();
+    assert_eq!(desk.orders.lock().unwrap().len(), 1);
+    let took = OsClock.now().since(began);
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test]
