@@ -12,16 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pg_replica::control::{Command, ControlState, HandoverKind};
-use pg_replica::env::TimelineBirth;
+use pg_replica::env::{OBSERVE_WITHIN, TimelineBirth};
 use pg_replica::ids::{Epoch, Lsn, NodeId, WalPosition};
 
 use crate::witness::{Acknowledged, Row};
 
 use super::{Findings, Invariant};
 
-/// How old the position in a report may be when the report leaves: an observation of Postgres
-/// comes every few hundred milliseconds and takes time itself.
-const POSITION_AGE_MAX: Duration = Duration::from_millis(1_000);
+/// How old a position may be when it was seen: a look at Postgres takes time.
+const POSITION_AGE_MAX: Duration = OBSERVE_WITHIN;
 
 #[derive(Clone, Copy, Debug)]
 struct Commit {
@@ -37,7 +36,7 @@ struct Commit {
 pub(super) struct BoundedLoss {
     commits: BTreeMap<Row, Commit>,
     forced: BTreeSet<Epoch>,
-    /// When the last report left that told where a holder's log ends and was answered.
+    /// When the position was seen that the last answered report of a holder told.
     located: BTreeMap<(NodeId, Epoch), Duration>,
     /// The largest bound that was in force for an epoch.
     max_lag_bytes: BTreeMap<Epoch, u64>,
@@ -97,8 +96,8 @@ impl BoundedLoss {
         }
     }
 
-    /// A report that left at `at` and told where the log of the holder of `epoch` ends was
-    /// answered.
+    /// A report was answered that told where the log of the holder of `epoch` was seen to end at
+    /// `at`. A server that cannot be looked at is reported with what was seen last.
     pub(super) fn located(&mut self, at: Duration, node: NodeId, epoch: Epoch) {
         let last = self.located.entry((node, epoch)).or_default();
         *last = at.max(*last);

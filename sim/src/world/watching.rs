@@ -42,6 +42,8 @@ pub(super) struct MemberObserver {
 
 #[derive(Default)]
 struct Memory {
+    /// When the server was last seen to have a log that ends somewhere.
+    looked: Option<Duration>,
     version: Option<u64>,
     clones: BTreeMap<ActionId, ()>,
     /// The renewals that were asked for and not answered, by addressee and by what the product
@@ -91,6 +93,11 @@ impl MemberObserver {
                 }
             }
             Event::Raft(view) => self.oracle.raft(self.node, view),
+            Event::Observed { outcome: Outcome::Done(seen), .. } => {
+                if seen.position().is_some() {
+                    memory.looked = Some(true_now());
+                }
+            }
             Event::Started { armed: Some(_) } if self.server.process() == Process::Up => {
                 self.oracle.mark(Sometimes::ManagerRestartedUnderLivePostgres);
             }
@@ -157,7 +164,7 @@ impl MemberObserver {
                 let asked = Asked {
                     at: self.clock.now(),
                     lease: self.settled_lease(),
-                    located: report.position.map(|_| true_now()),
+                    located: report.position.and(lock(&self.memory).looked),
                 };
                 lock(&self.memory).asked.insert((*to, *sent), asked);
             }
