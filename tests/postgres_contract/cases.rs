@@ -123,17 +123,49 @@ pub(crate) async fn a_configuration_is_in_force_when_every_session_obeys_it<G: G
 
 /// Also where the disk keeps it busy from before it was told.
 pub(crate) async fn a_promoted_server_obeys_from_its_first_write<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
+    found(&ground, 1, sync(1, 1, &[2])).await;
     join(&ground, 2, 1, 1).await;
+    promote_while_busy(&ground, &sync(2, 1, &[1])).await;
+    assert_eq!(ground.server(2).observe().await.unwrap().sync, sync(2, 1, &[1]));
+    assert_eq!(ground.write(2, 1, BRIEFLY).await, Wrote::Silent);
+    ground.hold_back_settings(2, false).await;
+}
+
+/// Where nobody was waited for and nobody is, no busy process stands between the clients and their
+/// commits.
+pub(crate) async fn a_promoted_server_that_waits_for_nobody_acknowledges_at_once<G: Ground>(
+    ground: G,
+) {
+    found(&ground, 1, sync(1, 0, &[])).await;
+    join(&ground, 2, 1, 1).await;
+    promote_while_busy(&ground, &sync(2, 0, &[])).await;
+    assert_eq!(ground.server(2).observe().await.unwrap().sync, sync(2, 0, &[]));
+    assert_eq!(ground.write(2, 1, PATIENCE).await, Wrote::Acknowledged);
+    ground.hold_back_settings(2, false).await;
+}
+
+/// A standby of one that waited for nobody says that it obeys only if it does.
+pub(crate) async fn a_promoted_server_does_not_claim_to_obey_before_it_does<G: Ground>(ground: G) {
+    found(&ground, 1, sync(1, 0, &[])).await;
+    join(&ground, 2, 1, 1).await;
+    let (server, wanted) = (ground.server(2), sync(2, 1, &[1]));
+    promote_while_busy(&ground, &wanted).await;
+    if server.observe().await.unwrap().sync == wanted {
+        assert_eq!(ground.write(2, 1, BRIEFLY).await, Wrote::Silent);
+    }
+    ground.hold_back_settings(2, false).await;
+    server.set_sync(&wanted).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().sync, wanted);
+    assert_eq!(ground.write(2, 2, BRIEFLY).await, Wrote::Silent);
+}
+
+async fn promote_while_busy<G: Ground>(ground: &G, sync: &SyncNames) {
     let server = ground.server(2);
     server.detach().await.unwrap();
     ground.hold_back_settings(2, true).await;
-    server.set_sync(&sync(2, 1, &[1])).await.unwrap();
-    server.promote(Epoch(2)).await.unwrap();
+    server.set_sync(sync).await.unwrap();
+    server.promote(sync.epoch).await.unwrap();
     server.admit().await.unwrap();
-    assert_eq!(server.observe().await.unwrap().sync, sync(2, 1, &[1]));
-    assert_eq!(ground.write(2, 1, BRIEFLY).await, Wrote::Silent);
-    ground.hold_back_settings(2, false).await;
 }
 
 /// What one of two confirms is not acknowledged any more where the other one has to.

@@ -41,6 +41,8 @@ on_both! {
     cases::a_configuration_without_standbys_is_read_back_with_its_epoch(1),
     cases::a_configuration_is_in_force_when_every_session_obeys_it(2),
     cases::a_promoted_server_obeys_from_its_first_write(2),
+    cases::a_promoted_server_that_waits_for_nobody_acknowledges_at_once(2),
+    cases::a_promoted_server_does_not_claim_to_obey_before_it_does(2),
     cases::a_set_that_shrinks_counts_nobody_who_left(3),
     cases::a_manager_that_starts_anew_changes_nothing_by_itself(2),
     cases::a_detached_standby_receives_nothing_more(2),

@@ -19,8 +19,9 @@ use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, is_running, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
-use super::settings::{NEVER, admits, host_and_port, read_names};
+use super::settings::{address_in, admits, word_in};
 use super::tools::run;
+use super::waits::Waits;
 
 /// One question, so that its answer is of one moment as nearly as the server can give it. The
 /// configuration is read before the positions: a commit that is acknowledged under another one is
@@ -96,7 +97,7 @@ pub(super) async fn look(
     if !plan.data.join("PG_VERSION").exists() {
         return Ok(Observation::of_nothing());
     }
-    let Some((_, status)) = postmaster(&plan.data) else {
+    let Some(server) = postmaster(&plan.data) else {
         // Children may live on after their postmaster; they cannot be asked, and they can answer.
         if is_running(&plan.data) {
             return at_rest(plan, Process::Hung).await;
@@ -104,14 +105,14 @@ pub(super) async fn look(
         return at_rest(plan, Process::Down { clean: false }).await;
     };
     let mut kept = kept.lock().await;
-    let obeyed = obeyed(plan);
+    let obeyed = obeyed(plan, &server);
     match question(plan, &mut kept).await {
         Ok(answer) => understand(plan, &answer, followed, obeyed).map_err(|error| {
             PostgresError::Transient(format!("what the server says is not understood: {error}"))
         }),
         Err(why) => {
             *kept = None;
-            let process = match (why, status) {
+            let process = match (why, server.status) {
                 (NoAnswer::Stopping, _) | (_, Status::Stopping) => Process::Stopping,
                 (NoAnswer::Starting | NoAnswer::NoServer, _) | (_, Status::Starting) => {
                     Process::Starting
@@ -197,16 +198,17 @@ fn understand(
 /// The synchronous configuration that every process obeys: what was known of it before the server
 /// was asked, and is what it says.
 fn in_force(plan: &PostgresPlan, answer: &Answer, obeyed: Option<Obeyed>) -> SyncNames {
-    if answer.recovers && answer.names == NEVER {
+    let shown = Waits { names: answer.names.clone(), epoch: answer.sync_epoch.clone() };
+    if answer.recovers && shown.are_for_ever() {
         return SyncNames::default();
     }
-    let is_so = obeyed.as_ref().is_some_and(|it| it.is(&answer.names, &answer.sync_epoch));
+    let is_so = obeyed.as_ref().is_some_and(|it| it.waits == shown);
     if let Some(obeyed) = obeyed.filter(|_| !is_so) {
         is_over(plan, &obeyed);
     }
     // One that is not ours, or that may not be obeyed yet, is nobody's: it will be replaced.
     let nobodys = SyncNames { confirmations: u32::MAX, ..SyncNames::default() };
-    read_names(&answer.names, &answer.sync_epoch).filter(|_| is_so).unwrap_or(nobodys)
+    shown.sync().filter(|_| is_so).unwrap_or(nobodys)
 }
 
 /// Without a last timeline of which not one byte has arrived.
@@ -222,12 +224,8 @@ fn receiver(answer: &Answer, followed: &Followed) -> Option<ReceiverState> {
     let receiver = answer.receiver.as_ref()?;
     // The one that runs may still be the former one; what it says of itself counts.
     let said = receiver.conninfo.as_deref().unwrap_or(&answer.upstream);
-    let word = |key: &str| said.split(' ').find_map(|word| word.strip_prefix(key));
-    let (_, epoch) = named(word("application_name=")?)?;
-    let said = (word("host=")?, word("port=")?.parse().ok()?);
-    let at = |address: &str| host_and_port(address) == Some(said);
-    let upstream =
-        followed.upstreams.iter().find(|(_, address)| at(address)).map(|(node, _)| *node)?;
+    let (_, epoch) = named(word_in(said, "application_name")?)?;
+    let upstream = followed.member_at(address_in(said)?)?;
     let silent = receiver.silent.filter(|_| receiver.status == "streaming").unwrap_or(0.0);
     let silent = Duration::from_secs_f64(silent.max(0.0));
     // An idle stream is silent for seconds; the server that sends it answers when it is asked.

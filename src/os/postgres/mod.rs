@@ -23,6 +23,7 @@ mod session;
 mod settings;
 mod slots;
 mod tools;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{
@@ -55,8 +57,9 @@ use births::Births;
 use ear::Ear;
 use given::Given;
 use look::Kept;
-use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_to};
-use settings::Wanted;
+use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_at, connect_to};
+use settings::{Wanted, host_and_port};
+use waits::Waits;
 
 /// How soon it is looked again whether the server has taken something up.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -101,6 +104,14 @@ struct Followed {
     /// How long the server's log was when it was told to follow the present one; `None` where it
     /// follows nobody.
     log_from: Option<u64>,
+}
+
+impl Followed {
+    /// The member whose server is there.
+    fn member_at(&self, at: (&str, u16)) -> Option<NodeId> {
+        let mut all = self.upstreams.iter();
+        all.find(|(_, address)| host_and_port(address) == Some(at)).map(|(node, _)| *node)
+    }
 }
 
 impl fmt::Debug for OsPostgres {
@@ -202,10 +213,9 @@ impl OsPostgres {
     }
 
     /// The births of the upstream, so that every byte that comes from there can be told apart.
-    async fn learn_births(&self, source: &Upstream) -> Result<(), PostgresError> {
-        let client = connect_to(self.plan(), &source.address).await?;
+    async fn learn_births(&self, upstream: &Client) -> Result<(), PostgresError> {
         let question = format!("select pg_read_binary_file('{}')", births::FILE);
-        let row = ask(client.query_one(&question, &[]), ANSWER_DEADLINE).await?;
+        let row = ask(upstream.query_one(&question, &[]), ANSWER_DEADLINE).await?;
         let theirs = Births::parse(row.get(0)).map_err(transient)?;
         let seen = self.observe().await?;
         let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
@@ -214,16 +224,20 @@ impl OsPostgres {
         births.write(&self.plan().data).map_err(transient)
     }
 
-    /// What has to be so before the server may be told to stream from there.
-    async fn prepare_to_follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
-        self.learn_births(upstream).await?;
-        self.claim_slot(upstream).await?;
+    /// What has to be so before the server may be told to stream from there. Returns whether
+    /// commits wait for nobody there.
+    async fn prepare_to_follow(&self, upstream: &Upstream) -> Result<bool, PostgresError> {
+        const NOBODY: &str = "select current_setting('synchronous_standby_names') = ''";
+        let client = connect_to(self.plan(), &upstream.address).await?;
+        self.learn_births(&client).await?;
+        slots::claim(&client, self.plan().node).await?;
+        let nobody = ask(client.query_one(NOBODY, &[]), ANSWER_DEADLINE).await?.get(0);
         let log_from = fs::metadata(self.plan().log()).map_or(0, |log| log.len());
         let mut followed = lock(&self.0.followed);
         followed.upstreams.insert(upstream.node, upstream.address.clone());
         followed.log_from = Some(log_from);
         followed.ear = Some(Arc::new(Ear::of(self.plan(), &upstream.address)));
-        Ok(())
+        Ok(nobody)
     }
 
     fn follow_nobody(&self) {
@@ -256,12 +270,6 @@ impl OsPostgres {
         }
         Ok(())
     }
-
-    /// The log that this member needs is kept there from now on.
-    async fn claim_slot(&self, source: &Upstream) -> Result<(), PostgresError> {
-        let client = connect_to(self.plan(), &source.address).await?;
-        Ok(slots::claim(&client, self.plan().node).await?)
-    }
 }
 
 impl Postgres for OsPostgres {
@@ -291,6 +299,8 @@ impl Postgres for OsPostgres {
         server::turn_log_over(plan).map_err(transient)?;
         directory::check_startable(plan).map_err(PostgresError::Permanent)?;
         let signal = plan.data.join("standby.signal");
+        // What it was told last, or the server that it is a copy of.
+        let mut nobody = Wanted::read(plan).waits.are_for_nobody();
         let mut wanted = Wanted::default();
         match how {
             StartAs::Primary { sync, .. } => {
@@ -300,34 +310,34 @@ impl Postgres for OsPostgres {
                     }
                     Ok(()) | Err(_) => {}
                 }
-                wanted.wait_for(sync);
+                wanted.waits = Waits::of(sync);
             }
             StartAs::Standby { upstream } => {
                 births::write_whole(&signal, b"").map_err(transient)?;
                 wanted.admits = true;
                 wanted.follow(plan, upstream.as_ref());
-                // It commits nothing, and if it is promoted every process obeys somebody already.
-                wanted.wait_for_ever();
             }
         }
         self.unless_stopped(async {
             match how {
                 StartAs::Standby { upstream: Some(upstream) } => {
-                    self.prepare_to_follow(upstream).await?;
+                    nobody = self.prepare_to_follow(upstream).await?;
                 }
                 StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
                     self.follow_nobody();
                 }
             }
-            let (names, epoch) = wanted.waits();
-            let (names, epoch) = (names.to_owned(), epoch.to_owned());
+            if matches!(how, StartAs::Standby { .. }) {
+                wanted.waits = Waits::of_standby(nobody);
+            }
+            let waits = wanted.waits.clone();
             obedience::forget(plan).map_err(transient)?;
             self.want(|present| *present = wanted)?;
             directory::note_started(plan).map_err(transient)?;
             server::start(plan).await?;
             connect(plan).await?;
             // Every process has begun with it.
-            obedience::note(plan, &names, &epoch).map_err(transient)
+            obedience::note(plan, &waits).map_err(transient)
         })
         .await
     }
@@ -347,11 +357,11 @@ impl Postgres for OsPostgres {
         births.intend(epoch, from);
         births.write(&self.plan().data).map_err(transient)?;
         self.unless_stopped(async {
-            if lock(&self.0.wanted).waits().0 == settings::NEVER {
+            if lock(&self.0.wanted).waits.are_for_ever() {
                 // Nobody has said whom its commits are to wait for.
                 self.bring_into_force(&SyncNames { epoch, ..SyncNames::default() }).await?;
             }
-            if !lock(&self.0.wanted).waits().0.is_empty() {
+            if !lock(&self.0.wanted).waits.are_for_nobody() {
                 self.shut_out_clients().await?;
             }
             self.end_recovery(epoch).await
@@ -361,8 +371,17 @@ impl Postgres for OsPostgres {
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            self.prepare_to_follow(upstream).await?;
-            let mark = self.want(|wanted| wanted.follow(self.plan(), Some(upstream)))?;
+            let nobody = self.prepare_to_follow(upstream).await?;
+            let (recovers, _) = shown_sync(&connect(self.plan()).await?).await?;
+            let before = lock(&self.0.wanted).waits.clone();
+            let waits = if recovers { Waits::of_standby(nobody) } else { before.clone() };
+            if waits != before {
+                obedience::forget(self.plan()).map_err(transient)?;
+            }
+            let mark = self.want(|wanted| {
+                wanted.follow(self.plan(), Some(upstream));
+                wanted.waits = waits;
+            })?;
             self.in_force(mark).await
         })
         .await
@@ -406,15 +425,12 @@ impl Postgres for OsPostgres {
         let present = slots::of(&server).await?;
         let deeds = if ask(server.query_one(IN_RECOVERY, &[]), ANSWER_DEADLINE).await?.get(0) {
             // One that follows nobody is about to follow somebody, or to be primary.
-            let Some(upstream) = lock(&self.0.wanted).upstream() else { return Ok(()) };
-            let mut theirs = slots::of(&connect_to(plan, &upstream).await?).await?;
-            let followed = lock(&self.0.followed).upstreams.clone();
-            let is_upstream = |(_, address): &(&NodeId, &String)| **address == upstream;
-            if let Some((node, _)) = followed.iter().find(is_upstream) {
-                theirs.insert(*node, slots::OF_ITSELF);
-            }
+            let wanted = lock(&self.0.wanted).clone();
+            let Some(upstream) = wanted.upstream() else { return Ok(()) };
+            let theirs = slots::of(&connect_at(plan, upstream).await?).await?;
+            let needs = slots::needs(&theirs, lock(&self.0.followed).member_at(upstream));
             let restart_point = slots::restart_point(&server).await?;
-            slots::deeds_of_standby(&present, members, &theirs, restart_point)
+            slots::deeds_of_standby(&present, members, &needs, restart_point)
         } else {
             slots::deeds_of_primary(&present, members)
         };
@@ -486,41 +502,41 @@ impl OsPostgres {
 
     async fn bring_into_force(&self, sync: &SyncNames) -> Result<(), PostgresError> {
         let plan = self.plan();
-        let (new, epoch) = (settings::names(sync), sync.epoch.0.to_string());
+        let waits = Waits::of(sync);
+        let client = connect(plan).await?;
+        let (recovers, shown) = shown_sync(&client).await?;
         let before = lock(&self.0.wanted).clone();
-        let (recovers, names, of_epoch) = self.shown_sync().await?;
         // What the server says now counts, whoever told it so.
-        let obeyed = obedience::obeyed(plan).filter(|obeyed| obeyed.is(&names, &of_epoch));
-        if before.waits() == (&new, &epoch) && obeyed.as_ref().is_some_and(|o| o.is(&new, &epoch)) {
+        let obeyed = server::postmaster(&plan.data)
+            .and_then(|server| obedience::obeyed(plan, &server))
+            .map(|obeyed| obeyed.waits)
+            .filter(|obeyed| *obeyed == shown);
+        if before.waits == waits && obeyed.as_ref() == Some(&waits) {
             return Ok(());
         }
-        let bound = |what| PostgresError::Transient(format!("not in force within {what}"));
         obedience::forget(plan).map_err(transient)?;
-        let old = obeyed.as_ref().and_then(|it| settings::read_names(&it.names, &it.epoch));
+        let old = obeyed.as_ref().and_then(Waits::sync);
         let lingers = old.is_some_and(|old| obedience::may_linger(&old, sync));
-        if !recovers && sync.confirmations > 0 && !lingers {
-            self.stop_acknowledging(&before, obeyed.is_some()).await?;
+        if !recovers && !waits.are_for_nobody() && !lingers {
+            self.stop_acknowledging(&client, &before, obeyed.is_some()).await?;
         }
-        let mark = self.want(|wanted| wanted.wait_for(sync))?;
-        let counted = if sync.confirmations == 0 { BTreeSet::new() } else { sync.standbys.clone() };
-        let names: Vec<String> =
-            counted.iter().map(|node| plan::name_in(*node, sync.epoch)).collect();
+        let mark = self.want(|wanted| wanted.waits = waits.clone())?;
         let taking_up = async {
             self.in_force(mark).await?;
-            obedience::walsenders_know(plan, &names).await?;
-            if !recovers && sync.confirmations == 0 {
-                obedience::commits_pass(plan).await?;
+            obedience::walsenders_know(&client, &Waits::bearers(sync)).await?;
+            if !recovers && waits.are_for_nobody() {
+                obedience::commits_pass(&client).await?;
             }
             Ok::<(), PostgresError>(())
         };
-        timeout(OBEDIENCE_DEADLINE, taking_up).await.map_err(|_| bound("10 s"))??;
+        within(OBEDIENCE_DEADLINE, taking_up).await?;
         // On a standby nothing can be seen to wait: it has to have been so before.
-        let known = !recovers || sync.confirmations == 0 || obeyed.is_some_and(|it| it.waits());
-        if known {
-            obedience::note(plan, &new, &epoch).map_err(transient)?;
+        let waited = obeyed.is_some_and(|before| !before.are_for_nobody());
+        if !recovers || waits.are_for_nobody() || waited {
+            obedience::note(plan, &waits).map_err(transient)?;
         }
-        if !recovers && sync.confirmations > 0 {
-            obedience::provoke_confirmations(plan).await?;
+        if !recovers && !waits.are_for_nobody() {
+            obedience::provoke_confirmations(&client).await?;
         }
         Ok(())
     }
@@ -528,49 +544,59 @@ impl OsPostgres {
     /// By way of nobody: returns when nothing can be acknowledged any more. Where that does not
     /// come about soon, what was before is put back, and not tried again at once: clients wait
     /// meanwhile.
-    async fn stop_acknowledging(&self, before: &Wanted, known: bool) -> Result<(), PostgresError> {
+    async fn stop_acknowledging(
+        &self,
+        client: &Client,
+        before: &Wanted,
+        known: bool,
+    ) -> Result<(), PostgresError> {
         let plan = self.plan();
         if lock(&self.0.rests_until).is_some_and(|until| Instant::now() < until) {
             let why = "the server did not obey a moment ago; it is told again soon";
             return Err(PostgresError::Transient(why.into()));
         }
         let stopping = async {
-            if !known && before.waits().0.is_empty() {
+            if before.waits.are_for_nobody() {
                 // Nobody may be left who is about to take this up, and to tell the sessions so.
-                obedience::commits_pass(plan).await?;
+                obedience::commits_pass(client).await?;
             }
-            let mark = self.want(Wanted::wait_for_ever)?;
+            let mark = self.want(|wanted| wanted.waits = Waits::for_ever())?;
             self.in_force(mark).await?;
-            let walsenders = obedience::walsenders_know(plan, &[]);
-            timeout(WALSENDERS_DEADLINE, walsenders).await.map_err(|_| NoAnswer::Silent)??;
-            obedience::commits_wait(plan).await?;
-            Ok::<(), PostgresError>(())
+            within(WALSENDERS_DEADLINE, obedience::walsenders_know(client, &[])).await?;
+            Ok::<(), PostgresError>(obedience::commits_wait(plan, client).await?)
         };
-        if let Ok(Ok(())) = timeout(OBEDIENCE_DEADLINE, stopping).await {
-            return Ok(());
-        }
+        let Err(why) = within(OBEDIENCE_DEADLINE, stopping).await else { return Ok(()) };
         *lock(&self.0.rests_until) = Some(Instant::now() + OBEDIENCE_DEADLINE);
-        let (names, epoch) = before.waits();
-        self.want(|wanted| wanted.wait_as(before))?;
+        self.want(|wanted| wanted.waits = before.waits.clone())?;
         if known {
             // Nobody went by anything in between that was less.
-            obedience::note(plan, names, epoch).map_err(transient)?;
+            obedience::note(plan, &before.waits).map_err(transient)?;
         }
-        Err(PostgresError::Transient(
-            "not every process of the server obeys within 10 s: its checkpointer may be busy, or a \
-             walsender stuck"
-                .into(),
-        ))
+        Err(why)
     }
+}
 
-    /// Whether the server is a standby, and what a session that begins now goes by.
-    async fn shown_sync(&self) -> Result<(bool, String, String), PostgresError> {
-        const SHOWN: &str = "select pg_is_in_recovery(), \
-             current_setting('synchronous_standby_names'), \
-             coalesce(current_setting('pg_replica.sync_epoch', true), '')";
-        let client = connect(self.plan()).await?;
-        let row = ask(client.query_one(SHOWN, &[]), ANSWER_DEADLINE).await?;
-        Ok((row.get(0), row.get(1), row.get(2)))
+/// Whether the server is a standby, and what a session that begins now goes by.
+async fn shown_sync(client: &Client) -> Result<(bool, Waits), NoAnswer> {
+    const SHOWN: &str = "select pg_is_in_recovery(), \
+         current_setting('synchronous_standby_names'), \
+         coalesce(current_setting('pg_replica.sync_epoch', true), '')";
+    let row = ask(client.query_one(SHOWN, &[]), ANSWER_DEADLINE).await?;
+    Ok((row.get(0), Waits { names: row.get(1), epoch: row.get(2) }))
+}
+
+/// Not longer than that, until every process obeys.
+async fn within<T, E: Into<PostgresError>>(
+    deadline: Duration,
+    taking_up: impl Future<Output = Result<T, E>>,
+) -> Result<T, PostgresError> {
+    match timeout(deadline, taking_up).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(_) => Err(PostgresError::Transient(format!(
+            "not every process of the server obeys within {} s: its checkpointer may be busy, or \
+             a walsender stuck",
+            deadline.as_secs()
+        ))),
     }
 }
 

@@ -11,74 +11,54 @@
 //! So unless a change only adds to what was asked for, it goes by way of a name that nobody bears.
 //! That is in force when no walsender counts and a commit is seen to wait; then the new one is
 //! written, and nothing but the new one can release anything. A standby has that name from its
-//! start.
+//! start, where its primary waits for standbys.
 //!
 //! What is known to be in force is written down with the server that obeys it, so that a node which
 //! starts anew under a running server knows it too.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::time::sleep;
+use tokio_postgres::Client;
 
 use crate::env::SyncNames;
 
 use super::LOOK_AGAIN;
 use super::births::write_whole;
 use super::plan::PostgresPlan;
+use super::server::{Postmaster, postmaster};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
+use super::waits::Waits;
 
 /// The longest pause between two commits that are watched.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// A configuration that a certain server is known to obey.
+/// What a certain server is known to obey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Obeyed {
     /// The server's process, in a way that no later one shares.
-    pub(super) server: String,
-    /// Its setting, as the server's files have it.
-    pub(super) names: String,
-    /// The epoch beside it.
-    pub(super) epoch: String,
+    server: String,
+    pub(super) waits: Waits,
 }
 
 fn file(plan: &PostgresPlan) -> PathBuf {
     plan.home.join("sync_in_force")
 }
 
-/// The process that runs on `data`.
-pub(super) fn server_on(data: &Path) -> Option<String> {
-    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let mut lines = text.lines().map(str::trim);
-    let (process, started) = (lines.next()?, lines.nth(1)?);
-    Some(format!("{process} since {started}"))
-}
-
 /// What the server that runs now is known to obey.
-pub(super) fn obeyed(plan: &PostgresPlan) -> Option<Obeyed> {
-    let obeyed = noted(plan)?;
-    (server_on(&plan.data)? == obeyed.server).then_some(obeyed)
+pub(super) fn obeyed(plan: &PostgresPlan, server: &Postmaster) -> Option<Obeyed> {
+    noted(plan).filter(|obeyed| obeyed.server == server.mark)
 }
 
 fn noted(plan: &PostgresPlan) -> Option<Obeyed> {
     let text = fs::read_to_string(file(plan)).ok()?;
     let mut lines = text.lines().map(str::to_owned);
-    Some(Obeyed { server: lines.next()?, names: lines.next()?, epoch: lines.next()? })
-}
-
-impl Obeyed {
-    /// Whether this is what the server's settings say now.
-    pub(super) fn is(&self, names: &str, epoch: &str) -> bool {
-        self.names == names && self.epoch == epoch
-    }
-
-    /// Whether every session knows that commits wait for somebody.
-    pub(super) fn waits(&self) -> bool {
-        !self.names.is_empty()
-    }
+    let server = lines.next()?;
+    Some(Obeyed { server, waits: Waits { names: lines.next()?, epoch: lines.next()? } })
 }
 
 /// The server was seen to say something else than this: somebody has changed its settings, and
@@ -91,9 +71,10 @@ pub(super) fn is_over(plan: &PostgresPlan, obeyed: &Obeyed) {
 }
 
 /// The server that runs now obeys this.
-pub(super) fn note(plan: &PostgresPlan, names: &str, epoch: &str) -> io::Result<()> {
-    let server = server_on(&plan.data).unwrap_or_default();
-    write_whole(&file(plan), format!("{server}\n{names}\n{epoch}\n").as_bytes())
+pub(super) fn note(plan: &PostgresPlan, waits: &Waits) -> io::Result<()> {
+    let Some(server) = postmaster(&plan.data) else { return forget(plan) };
+    let text = format!("{}\n{}\n{}\n", server.mark, waits.names, waits.epoch);
+    write_whole(&file(plan), text.as_bytes())
 }
 
 /// From here on it is not known what the server obeys.
@@ -113,12 +94,11 @@ pub(super) fn may_linger(old: &SyncNames, new: &SyncNames) -> bool {
 }
 
 /// Returns when every walsender counts if it bears one of the names, and not otherwise.
-pub(super) async fn walsenders_know(plan: &PostgresPlan, names: &[String]) -> Result<(), NoAnswer> {
+pub(super) async fn walsenders_know(client: &Client, names: &[String]) -> Result<(), NoAnswer> {
     // Of one that has confirmed nothing yet the view does not tell.
     const IGNORANT: &str = "select count(*) from pg_stat_replication \
          where (sync_priority > 0) <> (application_name = any($1)) \
          or (flush_lsn is null and application_name like 'pg\\_replica\\_n%')";
-    let client = connect(plan).await?;
     loop {
         let row = ask(client.query_one(IGNORANT, &[&names]), ANSWER_DEADLINE).await?;
         if row.get::<_, i64>(0) == 0 {
@@ -129,9 +109,9 @@ pub(super) async fn walsenders_know(plan: &PostgresPlan, names: &[String]) -> Re
 }
 
 /// Returns when a commit was seen to wait. Nobody may be able to confirm it.
-pub(super) async fn commits_wait(plan: &PostgresPlan) -> Result<(), NoAnswer> {
+pub(super) async fn commits_wait(plan: &PostgresPlan, watcher: &Client) -> Result<(), NoAnswer> {
     let mut pause = LOOK_AGAIN;
-    while !one_waits(plan).await? {
+    while !one_waits(plan, watcher).await? {
         // Each of them is a sync of a disk that is busy already.
         sleep(pause).await;
         pause = PAUSE_MAX.min(pause * 2);
@@ -141,8 +121,7 @@ pub(super) async fn commits_wait(plan: &PostgresPlan) -> Result<(), NoAnswer> {
 
 /// Returns when a commit did not wait for anybody. No walsender may count: else it could have
 /// waited, and been released.
-pub(super) async fn commits_pass(plan: &PostgresPlan) -> Result<(), NoAnswer> {
-    let client = connect(plan).await?;
+pub(super) async fn commits_pass(client: &Client) -> Result<(), NoAnswer> {
     client.batch_execute(COMMIT).await.map_err(|error| NoAnswer::Refused(error.to_string()))
 }
 
@@ -150,12 +129,12 @@ pub(super) async fn commits_pass(plan: &PostgresPlan) -> Result<(), NoAnswer> {
 const COMMIT: &str = "set synchronous_commit = on; \
      select pg_logical_emit_message(true, 'pg_replica', '')";
 
-async fn one_waits(plan: &PostgresPlan) -> Result<bool, NoAnswer> {
+async fn one_waits(plan: &PostgresPlan, watcher: &Client) -> Result<bool, NoAnswer> {
     const OWN: &str = "select pg_backend_pid()";
     const WAITS: &str = "select count(*) from pg_stat_activity \
          where pid = $1 and wait_event = 'SyncRep'";
     const GIVE_UP: &str = "select pg_cancel_backend($1)";
-    let (watcher, writer) = (connect(plan).await?, connect(plan).await?);
+    let writer = connect(plan).await?;
     let process: i32 = ask(writer.query_one(OWN, &[]), ANSWER_DEADLINE).await?.get(0);
     let mut writing = std::pin::pin!(writer.batch_execute(COMMIT));
     loop {
@@ -174,10 +153,9 @@ async fn one_waits(plan: &PostgresPlan) -> Result<bool, NoAnswer> {
 
 /// Has the standbys confirm what they have. A walsender releases those that wait when it hears of
 /// its standby, which it does once in a while where nothing is written.
-pub(super) async fn provoke_confirmations(plan: &PostgresPlan) -> Result<(), NoAnswer> {
+pub(super) async fn provoke_confirmations(client: &Client) -> Result<(), NoAnswer> {
     const RECORD: &str = "set synchronous_commit = local; \
          select pg_logical_emit_message(true, 'pg_replica', '')";
-    let client = connect(plan).await?;
     ask(client.batch_execute(RECORD), ANSWER_DEADLINE).await
 }
 

@@ -32,11 +32,21 @@ pub(super) enum Status {
     Stopping,
 }
 
+/// A postmaster that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Postmaster {
+    pub(super) pid: Pid,
+    pub(super) status: Status,
+    /// What no other one of this directory has, before or after it.
+    pub(super) mark: String,
+}
+
 /// The postmaster of `data`, if one runs, and what it says of itself.
-pub(super) fn postmaster(data: &Path) -> Option<(Pid, Status)> {
+pub(super) fn postmaster(data: &Path) -> Option<Postmaster> {
     let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let pid = Pid::from_raw(lines.first()?.parse().ok()?)?;
+    let (process, began) = (lines.first()?, lines.get(2)?);
+    let pid = Pid::from_raw(process.parse().ok()?)?;
     // The file may have been left by a server that was killed, and its number be somebody else's.
     is_server_process(pid, data).then_some(())?;
     let status = match lines.get(7).copied().unwrap_or_default() {
@@ -44,7 +54,7 @@ pub(super) fn postmaster(data: &Path) -> Option<(Pid, Status)> {
         "stopping" => Status::Stopping,
         _ => Status::Starting,
     };
-    Some((pid, status))
+    Some(Postmaster { pid, status, mark: format!("{process} since {began}") })
 }
 
 /// From what length on a log is turned over.
@@ -110,7 +120,7 @@ async fn await_ready(
             let why = format!("the server ended ({status}): {}", last_words(&said));
             return Err(judge(why));
         }
-        if let Some((_, Status::Ready)) = postmaster(&plan.data) {
+        if postmaster(&plan.data).is_some_and(|server| server.status == Status::Ready) {
             break;
         }
         sleep(LOOK_AGAIN).await;
@@ -143,8 +153,8 @@ pub(super) fn tail(log: &Path, from: u64) -> String {
 
 /// Asks the server to shut down and waits until it has: no longer than whoever waits for this.
 pub(super) async fn stop_fast(data: &Path) {
-    if let Some((pid, _)) = postmaster(data) {
-        let _ = kill_process(pid, Signal::INT);
+    if let Some(server) = postmaster(data) {
+        let _ = kill_process(server.pid, Signal::INT);
     }
     while is_running(data) {
         sleep(LOOK_AGAIN).await;
@@ -160,7 +170,7 @@ pub(super) async fn stop_now(data: &Path) {
 
 /// Tells the server to read its files again.
 pub(super) fn reload(data: &Path) {
-    if let Some((pid, _)) = postmaster(data) {
-        let _ = kill_process(pid, Signal::HUP);
+    if let Some(server) = postmaster(data) {
+        let _ = kill_process(server.pid, Signal::HUP);
     }
 }

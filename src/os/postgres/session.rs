@@ -95,8 +95,16 @@ pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
 
 /// Connects to another member's server, as a member.
 pub(super) async fn connect_to(plan: &PostgresPlan, address: &str) -> Result<Client, NoAnswer> {
-    let (host, port) = host_and_port(address)
+    let at = host_and_port(address)
         .ok_or_else(|| NoAnswer::Refused(format!("`{address}` is no host:port")))?;
+    connect_at(plan, at).await
+}
+
+/// The same, by host and port.
+pub(super) async fn connect_at(
+    plan: &PostgresPlan,
+    (host, port): (&str, u16),
+) -> Result<Client, NoAnswer> {
     let mut config = Config::new();
     config.host(host).port(port).tcp_user_timeout(TCP_PATIENCE);
     config.user(STREAMER).password(&plan.secret).dbname("postgres");

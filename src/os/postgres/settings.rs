@@ -10,12 +10,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::env::{SyncNames, Upstream};
-use crate::ids::Epoch;
+use crate::env::Upstream;
 
 use super::births::write_whole;
 use super::given;
-use super::plan::{KEEPER, PostgresPlan, STREAMER, name_in, slot_of};
+use super::plan::{KEEPER, PostgresPlan, STREAMER, slot_of};
+use super::waits::Waits;
 
 /// Our file, in the data directory.
 pub(super) const FILE: &str = "pg_replica.conf";
@@ -60,16 +60,12 @@ const USUAL: [(&str, &str); 12] = [
 const RELATIONS: [&str; 4] =
     ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", SYNC_EPOCH];
 
-/// A parameter of our own: the epoch of the synchronous configuration. Where commits wait for
-/// nobody no name tells it.
+/// A parameter of our own: the epoch of the synchronous configuration.
 pub(super) const SYNC_EPOCH: &str = "pg_replica.sync_epoch";
 
 /// A parameter of our own that changes with every writing: a session that knows the new value began
 /// after the server had read the file.
 pub(super) const MARK: &str = "pg_replica.mark";
-
-/// What says that commits wait for a standby which never comes.
-pub(super) const NEVER: &str = "ANY 1 (\"pg_replica_nobody\")";
 
 /// What the server is to be, in the words of its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,9 +73,7 @@ pub(super) struct Wanted {
     /// How it reaches whom it streams from; empty where that is nobody.
     conninfo: String,
     /// Whom its commits wait for.
-    names: String,
-    /// The epoch of that.
-    sync_epoch: String,
+    pub(super) waits: Waits,
     /// Whether clients are let in.
     pub(super) admits: bool,
 }
@@ -88,8 +82,8 @@ impl Wanted {
     /// What the files say that were written last.
     pub(super) fn read(plan: &PostgresPlan) -> Self {
         let text = fs::read_to_string(plan.data.join(FILE)).unwrap_or_default();
-        let [conninfo, _, names, sync_epoch] = RELATIONS.map(|name| value_in(&text, name));
-        Self { conninfo, names, sync_epoch, admits: admits(plan) }
+        let [conninfo, _, names, epoch] = RELATIONS.map(|name| value_in(&text, name));
+        Self { conninfo, waits: Waits { names, epoch }, admits: admits(plan) }
     }
 
     /// It streams from there, or from nobody.
@@ -97,39 +91,15 @@ impl Wanted {
         self.conninfo = upstream.map_or(String::new(), |upstream| conninfo(plan, upstream));
     }
 
-    /// Its commits wait for these.
-    pub(super) fn wait_for(&mut self, sync: &SyncNames) {
-        self.names = names(sync);
-        self.sync_epoch = sync.epoch.0.to_string();
-    }
-
-    /// Its commits wait for somebody who does not exist.
-    pub(super) fn wait_for_ever(&mut self) {
-        NEVER.clone_into(&mut self.names);
-        self.sync_epoch.clear();
-    }
-
-    /// They wait for those that they waited for before.
-    pub(super) fn wait_as(&mut self, before: &Self) {
-        self.names.clone_from(&before.names);
-        self.sync_epoch.clone_from(&before.sync_epoch);
-    }
-
-    /// Whom its commits wait for, and for which epoch.
-    pub(super) fn waits(&self) -> (&str, &str) {
-        (&self.names, &self.sync_epoch)
-    }
-
-    /// Where the server is that it streams from, `host:port`.
-    pub(super) fn upstream(&self) -> Option<String> {
-        let word = |key: &str| self.conninfo.split(' ').find_map(|word| word.strip_prefix(key));
-        let (host, port) = (word("host=")?, word("port=")?);
-        Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    /// Where the server is that it streams from: its host and its port.
+    pub(super) fn upstream(&self) -> Option<(&str, u16)> {
+        address_in(&self.conninfo)
     }
 
     fn relations(&self, plan: &PostgresPlan) -> [(&'static str, String); 4] {
         let slot = if self.conninfo.is_empty() { String::new() } else { slot_of(plan.node) };
-        let values = [self.conninfo.clone(), slot, self.names.clone(), self.sync_epoch.clone()];
+        let values =
+            [self.conninfo.clone(), slot, self.waits.names.clone(), self.waits.epoch.clone()];
         let mut values = values.into_iter();
         RELATIONS.map(|name| (name, values.next().unwrap_or_default()))
     }
@@ -201,33 +171,6 @@ fn parameters(
     Ok(text)
 }
 
-/// `synchronous_standby_names` for a configuration.
-pub(super) fn names(sync: &SyncNames) -> String {
-    if sync.confirmations == 0 {
-        return String::new();
-    }
-    let quoted: Vec<String> =
-        sync.standbys.iter().map(|node| format!("\"{}\"", name_in(*node, sync.epoch))).collect();
-    format!("ANY {} ({})", sync.confirmations, quoted.join(", "))
-}
-
-/// The configuration that `synchronous_standby_names` stands for, with the epoch that was written
-/// beside it. `None` for one that is not ours.
-pub(super) fn read_names(text: &str, epoch: &str) -> Option<SyncNames> {
-    if text.is_empty() {
-        let epoch = Epoch(epoch.parse().unwrap_or_default());
-        return Some(SyncNames { epoch, ..SyncNames::default() });
-    }
-    let (confirmations, list) = text.strip_prefix("ANY ")?.split_once(" (")?;
-    let mut sync = SyncNames { confirmations: confirmations.parse().ok()?, ..Default::default() };
-    for name in list.strip_suffix(')')?.split(", ") {
-        let (node, epoch) = super::plan::named(name.trim_matches('"'))?;
-        sync.epoch = epoch;
-        sync.standbys.insert(node);
-    }
-    Some(sync)
-}
-
 /// How this member's server reaches another one.
 fn conninfo(plan: &PostgresPlan, upstream: &Upstream) -> String {
     let base = reach(plan, &upstream.address);
@@ -256,6 +199,16 @@ fn encryption(plan: &PostgresPlan) -> String {
         " sslmode=verify-ca sslrootcert={authority} sslcert={certificate} sslkey={key} \
          gssencmode=disable"
     )
+}
+
+/// What a connection string says of this.
+pub(super) fn word_in<'a>(conninfo: &'a str, key: &str) -> Option<&'a str> {
+    conninfo.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// The host and the port that a connection string leads to.
+pub(super) fn address_in(conninfo: &str) -> Option<(&str, u16)> {
+    Some((word_in(conninfo, "host")?, word_in(conninfo, "port")?.parse().ok()?))
 }
 
 /// The parts of `host:port`, where an address of IPv6 stands in brackets.
@@ -326,24 +279,7 @@ fn drop_owned(file: &Path, tls: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::ids::NodeId;
-
-    #[test]
-    fn a_configuration_is_read_back_as_it_was_written() {
-        let standbys = BTreeSet::from([NodeId(2), NodeId(13)]);
-        let sync = SyncNames { epoch: Epoch(7), confirmations: 1, standbys };
-        let text = names(&sync);
-        assert_eq!(text, "ANY 1 (\"pg_replica_n2_e7\", \"pg_replica_n13_e7\")");
-        assert_eq!(read_names(&text, "7"), Some(sync));
-        let nobody = SyncNames { epoch: Epoch(7), ..SyncNames::default() };
-        assert_eq!(read_names(&names(&nobody), "7"), Some(nobody));
-        assert_eq!(read_names("", ""), Some(SyncNames::default()));
-        assert_eq!(read_names("*", "1"), None);
-        assert_eq!(read_names("FIRST 1 (a)", "1"), None);
-    }
 
     #[test]
     fn what_the_node_sets_is_refused_as_a_parameter_of_the_cluster() {

@@ -27,10 +27,17 @@ pub(super) struct Slot {
     holds_rows: bool,
 }
 
-/// What the upstream of a standby keeps for itself: nothing, so it needs what a rewind needs.
-pub(super) const OF_ITSELF: Slot = Slot { active: true, from: None, holds_rows: false };
-
 pub(super) type Slots = BTreeMap<NodeId, Slot>;
+
+/// From where on members need the log; `None` where that is what a rewind needs.
+pub(super) type Needs = BTreeMap<NodeId, Option<Lsn>>;
+
+/// What an upstream with these slots knows of the members' needs. It keeps nothing for itself, and
+/// may have to be rewound one day.
+pub(super) fn needs(upstream: &Slots, itself: Option<NodeId>) -> Needs {
+    let kept = upstream.iter().map(|(node, slot)| (*node, slot.from));
+    kept.chain(itself.map(|node| (node, None))).collect()
+}
 
 /// What is to be done about the slot for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,17 +84,18 @@ pub(super) fn deeds_of_primary(present: &Slots, members: &BTreeSet<NodeId>) -> V
     deeds
 }
 
-/// What a standby has to do whose upstream has these slots, and whose last restart point is there.
+/// What a standby has to do whose upstream knows of these needs, and whose last restart point is
+/// there.
 pub(super) fn deeds_of_standby(
     present: &Slots,
     members: &BTreeSet<NodeId>,
-    upstream: &Slots,
+    needs: &Needs,
     restart_point: Lsn,
 ) -> Vec<Deed> {
     let mut deeds = drops(present, members);
     for member in members {
         // Of whom the upstream knows nothing yet nobody knows what it needs.
-        let needed = upstream.get(member).map(|slot| slot.from.unwrap_or(restart_point));
+        let needed = needs.get(member).map(|from| from.unwrap_or(restart_point));
         let wanted = needed.map(|from| from.min(restart_point));
         match present.get(member) {
             None => deeds.push(Deed::Create(*member)),
@@ -188,7 +196,7 @@ mod tests {
         let present = slots(&[(2, false, None), (3, true, None)]);
         let anew = [Deed::Drop(NodeId(2)), Deed::Create(NodeId(2))];
         assert_eq!(deeds_of_primary(&present, &members(&[2, 3])), anew);
-        let deeds = deeds_of_standby(&present, &members(&[2, 3]), &Slots::new(), Lsn(50));
+        let deeds = deeds_of_standby(&present, &members(&[2, 3]), &Needs::new(), Lsn(50));
         assert_eq!(deeds, anew);
     }
 
@@ -196,10 +204,10 @@ mod tests {
     /// is not known there yet.
     #[test]
     fn a_standby_keeps_what_its_upstream_keeps_and_what_a_rewind_may_need() {
-        let mut upstream = slots(&[(3, false, Some(30)), (4, true, Some(80))]);
-        upstream.insert(NodeId(1), OF_ITSELF);
+        let upstream = slots(&[(3, false, Some(30)), (4, true, Some(80))]);
+        let needs = needs(&upstream, Some(NodeId(1)));
         let all = [1, 3, 4, 5].map(|node| (node, false, Some(20)));
-        let deeds = deeds_of_standby(&slots(&all), &members(&[1, 3, 4, 5]), &upstream, Lsn(50));
+        let deeds = deeds_of_standby(&slots(&all), &members(&[1, 3, 4, 5]), &needs, Lsn(50));
         let to = |node, lsn| Deed::Advance(NodeId(node), Lsn(lsn));
         assert_eq!(deeds, [to(1, 50), to(3, 30), to(4, 50)]);
     }
@@ -209,8 +217,8 @@ mod tests {
     fn no_slot_of_a_standby_keeps_rows_from_being_cleaned_away() {
         let mut present = slots(&[(3, false, Some(10))]);
         present.get_mut(&NodeId(3)).unwrap().holds_rows = true;
-        let upstream = slots(&[(3, true, Some(60))]);
-        let deeds = deeds_of_standby(&present, &members(&[3]), &upstream, Lsn(50));
+        let needs = needs(&slots(&[(3, true, Some(60))]), None);
+        let deeds = deeds_of_standby(&present, &members(&[3]), &needs, Lsn(50));
         assert_eq!(deeds, [Deed::Drop(NodeId(3)), Deed::Create(NodeId(3))]);
     }
 
@@ -218,8 +226,8 @@ mod tests {
     fn a_slot_moves_back_to_the_restart_point_and_otherwise_only_onward() {
         // A slot past the restart point is left from when this member was primary.
         let present = slots(&[(1, false, Some(50)), (3, false, Some(10)), (4, false, Some(70))]);
-        let upstream = slots(&[(3, false, Some(10)), (4, false, Some(20))]);
-        let deeds = deeds_of_standby(&present, &members(&[1, 3, 4]), &upstream, Lsn(50));
+        let needs = needs(&slots(&[(3, false, Some(10)), (4, false, Some(20))]), None);
+        let deeds = deeds_of_standby(&present, &members(&[1, 3, 4]), &needs, Lsn(50));
         assert_eq!(deeds, [Deed::Drop(NodeId(4)), Deed::Create(NodeId(4))]);
     }
 }
