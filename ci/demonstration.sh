@@ -17,6 +17,28 @@ holder() {
     "$node" status --json --api "$(apis)" 2>/dev/null | sed -n 's/^ *"holder": "\(n[0-9]*\)".*/\1/p'
 }
 
+# Runs the demonstration with these words, in the background, and returns when it has a primary.
+begin() {
+    TMPDIR=$work "$node" demo --json "$@" >"$work/out" 2>"$work/err" &
+    local try
+    for ((try = 0; try < 300; try++)); do
+        has_served && [[ -n $(holder) ]] && return
+        sleep 0.2
+    done
+    cat "$work/err" >&2
+    exit 1
+}
+
+# psql at a node's own server, through its private socket.
+psql_at() {
+    local socket port
+    socket=$(folder_of "$1")/state/home/socket
+    port=$(find "$socket" -name '.s.PGSQL.*' -not -name '*.lock')
+    shift
+    PGPASSWORD=$(cat "$work"/pg_replica-demo-*/secret) \
+        psql -h "$socket" -p "${port##*.}" -U replica_keeper -d demo "$@"
+}
+
 has_served() {
     grep -qs 'preparing -> primary' "$work"/pg_replica-demo-*/n?/log
 }

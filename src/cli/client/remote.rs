@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::terminal::{say, say_json};
 use crate::env::{Clock, Entropy};
 use crate::ids::CommandId;
-use crate::os::http::{HttpError, HttpRequest, read_token};
+use crate::os::http::{HttpAnswer, HttpError, HttpRequest, read_token};
 use crate::os::net::believing_any_member;
 use crate::os::{OsClock, OsEntropy};
 
@@ -132,15 +132,9 @@ impl Client {
         let tls = self.tls()?;
         let mut silent = Vec::new();
         for place in &self.places {
-            if let Err(why) = self.is_alive(place, tls.as_ref()).await {
-                silent.push(why);
-                continue;
-            }
-            let Place { address, encrypted } = place;
-            let (method, body) = (Method::GET, Vec::new());
-            let request = HttpRequest { method, path, token: None, body };
-            let tls = tls.as_ref().filter(|_| *encrypted);
-            match request.send(address, tls, SHOW_DEADLINE).await {
+            let address = &place.address;
+            let request = question(path);
+            match self.ask(place, tls.as_ref(), request, SHOW_DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
                     return serde_json::from_slice(&answer.body).map_err(|why| {
                         Failure::Refused(format!("{address} answers what is not understood: {why}"))
@@ -168,15 +162,10 @@ impl Client {
         let mut silent = Vec::new();
         let mut perhaps = None;
         for place in &self.places {
-            if let Err(why) = self.is_alive(place, tls.as_ref()).await {
-                silent.push(why);
-                continue;
-            }
-            let Place { address, encrypted } = place;
+            let address = &place.address;
             let (method, body) = (method.clone(), body.clone());
             let request = HttpRequest { method, path, token: token.as_deref(), body };
-            let tls = tls.as_ref().filter(|_| *encrypted);
-            match request.send(address, tls, ORDER_DEADLINE).await {
+            match self.ask(place, tls.as_ref(), request, ORDER_DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
                     return Ok(serde_json::from_slice(&answer.body).unwrap_or_default());
                 }
@@ -194,19 +183,21 @@ impl Client {
         Err(perhaps.unwrap_or_else(|| nobody(&silent)))
     }
 
-    /// Asked before anything else where there are others to ask: one that is frozen accepts a
-    /// connection and says nothing, and an order may take long.
-    async fn is_alive(&self, place: &Place, tls: Option<&TlsConnector>) -> Result<(), String> {
-        if self.places.len() == 1 {
-            return Ok(());
-        }
-        let (method, body) = (Method::GET, Vec::new());
-        let question = HttpRequest { method, path: "/liveness", token: None, body };
+    /// Asks one of them, if it lives: where there are others to ask, one that is frozen, which
+    /// accepts a connection and says nothing, is not waited for.
+    async fn ask(
+        &self,
+        place: &Place,
+        tls: Option<&TlsConnector>,
+        request: HttpRequest<'_>,
+        deadline: Duration,
+    ) -> Result<HttpAnswer, HttpError> {
         let tls = tls.filter(|_| place.encrypted);
-        match question.send(&place.address, tls, ALIVE_WITHIN).await {
-            Ok(_) => Ok(()),
-            Err(HttpError::NotSent(why) | HttpError::NoAnswer(why)) => Err(why),
+        if self.places.len() > 1 {
+            let alive = question("/liveness").send(&place.address, tls, ALIVE_WITHIN).await;
+            alive.map_err(|why| HttpError::NotSent(why.to_string()))?;
         }
+        request.send(&place.address, tls, deadline).await
     }
 
     /// The way to those that are spoken to over TLS, where there are any.
@@ -235,6 +226,10 @@ impl Client {
         let read = |path: &PathBuf| read_token(path).map_err(|e| Failure::Usage(e.to_string()));
         self.common.token_file.as_ref().map(read).transpose()
     }
+}
+
+fn question(path: &str) -> HttpRequest<'_> {
+    HttpRequest { method: Method::GET, path, token: None, body: Vec::new() }
 }
 
 /// `http://host:8008/` is what people paste.

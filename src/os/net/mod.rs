@@ -92,8 +92,9 @@ impl Complaints {
     fn say(&self, whom: &str, what: &str) {
         let mut said = lock(&self.0);
         said.retain(|_, (_, at)| at.elapsed() < COMPLAIN_AGAIN_AFTER);
+        let is_known = said.get(whom).is_some_and(|(before, _)| before == what);
         // Strangers cannot make it long, and none of them is heard twice within a while.
-        if said.contains_key(whom) && said[whom].0 == what || said.len() >= COMPLAINTS_MAX {
+        if is_known || said.len() >= COMPLAINTS_MAX {
             return;
         }
         tracing::warn!("{whom} {what}");
