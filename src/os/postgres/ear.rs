@@ -49,8 +49,10 @@ impl Drop for Ear {
 
 async fn listen(plan: PostgresPlan, address: String, heard: Arc<Mutex<Option<Instant>>>) {
     loop {
-        if let Ok(client) = connect_to(&plan, &address).await {
-            while let Ok(row) = ask(client.query_one(QUESTION, &[]), ANSWER_WITHIN).await
+        if let Ok(client) = connect_to(&plan, &address).await
+            && let Ok(question) = ask(client.prepare(QUESTION), ANSWER_WITHIN).await
+        {
+            while let Ok(row) = ask(client.query_one(&question, &[]), ANSWER_WITHIN).await
                 && row.get(0)
             {
                 *lock(&heard) = Some(Instant::now());

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use crate::env::{
     Observation, PostgresError, Process, ReceiverState, Side, StreamState, SyncNames, TimelineBirth,
@@ -85,8 +85,9 @@ struct Stream {
     flushed: Option<String>,
 }
 
-/// The kept connection: a new one for every look would cost the server a process each time.
-pub(super) type Kept = tokio::sync::Mutex<Option<Client>>;
+/// The kept connection, which knows the question: a new one for every look would cost the server a
+/// process each time, and one that is not known has to be planned anew.
+pub(super) type Kept = tokio::sync::Mutex<Option<(Client, Statement)>>;
 
 /// Looks.
 pub(super) async fn look(
@@ -129,13 +130,20 @@ pub(super) async fn look(
     }
 }
 
-async fn question(plan: &PostgresPlan, kept: &mut Option<Client>) -> Result<Answer, NoAnswer> {
-    let client = match kept.take() {
-        Some(client) if !client.is_closed() => client,
-        Some(_) | None => connect(plan).await?,
+async fn question(
+    plan: &PostgresPlan,
+    kept: &mut Option<(Client, Statement)>,
+) -> Result<Answer, NoAnswer> {
+    let (client, known) = match kept.take() {
+        Some((client, known)) if !client.is_closed() => (client, known),
+        Some(_) | None => {
+            let client = connect(plan).await?;
+            let known = ask(client.prepare(QUESTION), ANSWER_DEADLINE).await?;
+            (client, known)
+        }
     };
-    let row = ask(client.query_one(QUESTION, &[]), ANSWER_DEADLINE).await?;
-    *kept = Some(client);
+    let row = ask(client.query_one(&known, &[]), ANSWER_DEADLINE).await?;
+    *kept = Some((client, known));
     let text: &str = row.get(0);
     serde_json::from_str(text).map_err(|error| NoAnswer::Refused(error.to_string()))
 }

@@ -26,7 +26,7 @@ use super::error::OpenError;
 use super::machine::Machine;
 use super::members::{Goal, Step};
 use super::network::Connector;
-use super::pace::{Heard, pace};
+use super::pace::{Heard, Pace, pace};
 use super::store::{Store, StoreOwner};
 use super::types::{Membership, Payload, RaftNode, Snapshot, TypeConfig};
 use super::watch;
@@ -388,14 +388,19 @@ impl<E: NodeEnv> RaftHandle<E> {
 /// Lets the library's clock rest where it has nothing to do, for as long as anybody holds the
 /// handle and consensus lives.
 async fn keep_pace<E: NodeEnv>(member: Weak<Inner<E>>) {
-    while let Some(look_again) = member.upgrade().and_then(|inner| inner.set_pace()) {
-        E::Rt::sleep(look_again).await;
+    while let Some(inner) = member.upgrade() {
+        let Some(pace) = inner.set_pace() else { return };
+        if pace.beats && inner.raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+        drop(inner);
+        E::Rt::sleep(pace.look_again).await;
     }
 }
 
 impl<E: NodeEnv> Inner<E> {
-    /// Starts or stops the clock, and says when to look again; `None` once consensus has ended.
-    fn set_pace(&self) -> Option<Duration> {
+    /// Starts or stops the clock; `None` once consensus has ended.
+    fn set_pace(&self) -> Option<Pace> {
         let (alive, leads) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -405,7 +410,7 @@ impl<E: NodeEnv> Inner<E> {
         let heartbeat = Duration::from_millis(self.options.heartbeat_ms);
         let pace = pace(leads, self.heard.silence(), restful, heartbeat);
         self.raft.runtime_config().tick(pace.ticks);
-        alive.then_some(pace.look_again)
+        alive.then_some(pace)
     }
 }
 

@@ -1,9 +1,10 @@
 //! When the library's clock has to tick.
 //!
-//! The library looks at its timers fifty times a second on every member. A follower that has just
-//! heard its leader has no timer that could be due, so its clock rests until the leader falls
+//! The library looks at its timers dozens of times a second on every member. A follower that has
+//! just heard its leader has no timer that could be due, so its clock rests until the leader falls
 //! silent. It starts again long before an election could be called for: nothing happens later than
-//! it would have.
+//! it would have. And all that a leader's clock is for are its heartbeats, which it is told to send
+//! when they are due.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub(super) struct Heard<I>(Mutex<Option<I>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) ticks: bool,
+    /// Whether a heartbeat is due.
+    pub(super) beats: bool,
     pub(super) look_again: Duration,
 }
 
@@ -47,10 +50,11 @@ pub(super) fn pace(
     heartbeat: Duration,
 ) -> Pace {
     match silence {
-        Some(silence) if !leads && silence < restful => {
-            Pace { ticks: false, look_again: restful - silence }
+        _ if leads => Pace { ticks: false, beats: true, look_again: heartbeat },
+        Some(silence) if silence < restful => {
+            Pace { ticks: false, beats: false, look_again: restful - silence }
         }
-        Some(_) | None => Pace { ticks: true, look_again: heartbeat },
+        Some(_) | None => Pace { ticks: true, beats: false, look_again: heartbeat },
     }
 }
 
@@ -67,15 +71,21 @@ mod tests {
 
     #[test]
     fn a_follower_that_hears_its_leader_rests_until_it_could_have_fallen_silent() {
-        let rest = Pace { ticks: false, look_again: Duration::from_millis(190) };
+        let rest = Pace { ticks: false, beats: false, look_again: Duration::from_millis(190) };
         assert_eq!(after(false, Some(60)), rest);
     }
 
     #[test]
-    fn whoever_leads_or_hears_nobody_ticks() {
-        let work = Pace { ticks: true, look_again: HEARTBEAT };
-        assert_eq!(after(true, Some(60)), work);
+    fn whoever_hears_nobody_ticks() {
+        let work = Pace { ticks: true, beats: false, look_again: HEARTBEAT };
         assert_eq!(after(false, Some(250)), work);
         assert_eq!(after(false, None), work);
+    }
+
+    #[test]
+    fn whoever_leads_beats_and_does_nothing_else() {
+        let lead = Pace { ticks: false, beats: true, look_again: HEARTBEAT };
+        assert_eq!(after(true, Some(60)), lead);
+        assert_eq!(after(true, None), lead);
     }
 }
