@@ -276,6 +276,37 @@ pub(crate) async fn a_diverged_former_primary_is_rewound_and_follows<G: Ground>(
     assert_eq!(former.history, present.history);
 }
 
+/// A rewind recovers a crashed directory by itself first. Whoever looks meanwhile sees no server:
+/// none that could serve anybody, and none that has to be ended.
+pub(crate) async fn a_rewind_under_way_is_never_taken_for_a_server<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    promote(&ground, 2, 2).await;
+    assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
+    assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(1);
+    server.stop(StopHow::Immediate).await.unwrap();
+    let source = upstream(&ground, 2, 2);
+    let looking = async {
+        loop {
+            // Files that are half written are no answer, and no server either.
+            if let Ok(seen) = server.observe().await {
+                assert!(matches!(seen.process, Process::Down { .. }), "{:?}", seen.process);
+            }
+            ground.sleep(Duration::from_millis(2)).await;
+        }
+    };
+    match select(std::pin::pin!(server.rewind(&source)), std::pin::pin!(looking)).await {
+        Either::Left((outcome, _)) => outcome.unwrap(),
+        Either::Right((never, _)) => never,
+    };
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
+    follow(&ground, 1, 2, 2).await;
+    until_rows(&ground, 1, &[1, 2]).await;
+}
+
 pub(crate) async fn a_crashed_primary_comes_back_in_its_place_and_shut<G: Ground>(ground: G) {
     found(&ground, 1, SyncNames::default()).await;
     assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);

@@ -49,6 +49,7 @@ on_both! {
     cases::a_promotion_opens_a_timeline_of_its_epoch(2),
     cases::nothing_is_promoted_while_an_upstream_is_configured(2),
     cases::a_diverged_former_primary_is_rewound_and_follows(2),
+    cases::a_rewind_under_way_is_never_taken_for_a_server(2),
     cases::a_crashed_primary_comes_back_in_its_place_and_shut(1),
     cases::a_primary_that_loses_a_session_lets_nobody_in_by_itself(1),
     cases::a_configuration_that_somebody_else_took_away_is_brought_back(1),

@@ -17,7 +17,7 @@ use super::control_file::{ControlFile, end_of_record, record_length};
 use super::directory::{lacks_log, now_complete};
 use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
-use super::server::{Status, is_running, postmaster, tail};
+use super::server::{Status, may_serve, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
 use super::settings::{address_in, admits, word_in};
 use super::tools::run;
@@ -100,7 +100,7 @@ pub(super) async fn look(
     }
     let Some(server) = postmaster(&plan.data) else {
         // Children may live on after their postmaster; they cannot be asked, and they can answer.
-        if is_running(&plan.data) {
+        if may_serve(&plan.data) {
             return at_rest(plan, Process::Hung).await;
         }
         return at_rest(plan, Process::Down { clean: false }).await;

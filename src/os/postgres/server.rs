@@ -46,7 +46,8 @@ pub(super) fn postmaster(data: &Path) -> Option<Postmaster> {
     let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let (process, began) = (lines.first()?, lines.get(2)?);
-    let pid = Pid::from_raw(process.parse().ok()?)?;
+    // A server that serves a tool alone writes a negative number.
+    let pid = Pid::from_raw(process.parse().ok().filter(|number| *number > 0)?)?;
     // The file may have been left by a server that was killed, and its number be somebody else's.
     is_server_process(pid, data).then_some(())?;
     let status = match lines.get(7).copied().unwrap_or_default() {
@@ -59,6 +60,18 @@ pub(super) fn postmaster(data: &Path) -> Option<Postmaster> {
 
 /// From what length on a log is turned over.
 const LOG_MAX: u64 = 64 << 20;
+
+/// Whether any process is left that may serve somebody. One that a tool runs for itself, to recover
+/// a directory before it is rewound, lets nobody in.
+pub(super) fn may_serve(data: &Path) -> bool {
+    server_processes(data).into_iter().any(|process| {
+        let command = format!("/proc/{}/cmdline", process.as_raw_nonzero());
+        // One that has ended meanwhile has none.
+        let command = fs::read(command).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0);
+        words.next().is_some_and(|name| !name.is_empty()) && words.next() != Some(b"--single")
+    })
+}
 
 /// Whether any process of the server exists.
 pub(super) fn is_running(data: &Path) -> bool {
