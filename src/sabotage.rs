@@ -30,6 +30,7 @@ saboteurs! {
     PickAnyStandby,
     SyncWithoutJointStep,
     ElectWithOneReportTooFew,
+    CoverByTheSameEpoch,
     GuardNeverFires,
     ManagerNeverFences,
     ForgetVote,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use madsim::runtime::Handle;
 use madsim::task::{JoinHandle, NodeId as EngineNode};
-use pg_replica::env::{Env, Postgres};
+use pg_replica::env::{Env, Network, Postgres};
 use pg_replica::ids::NodeId;
 
 use crate::clock::HostClock;
@@ -37,11 +37,11 @@ pub struct Host(Arc<Inner>);
 
 /// The environment of a manager on a simulated machine.
 #[derive(Clone, Debug)]
-pub struct SimEnv<P> {
+pub struct SimEnv<P, N = SimNetwork> {
     /// Time.
     pub clock: HostClock,
     /// Messages.
-    pub network: SimNetwork,
+    pub network: N,
     /// Files.
     pub disk: SimDisk,
     /// The database server.
@@ -139,9 +139,19 @@ impl Host {
     #[must_use]
     pub fn env<P: Postgres>(&self, exchange: &Exchange, postgres: P, guard: SimGuard) -> SimEnv<P> {
         lock(&self.0.state).exchange = Some(exchange.clone());
+        self.env_over(exchange.open(self.0.node, self.0.clock.clone()), postgres, guard)
+    }
+
+    /// The same over any network.
+    #[must_use]
+    pub fn env_over<P, N>(&self, network: N, postgres: P, guard: SimGuard) -> SimEnv<P, N>
+    where
+        P: Postgres,
+        N: Network,
+    {
         SimEnv {
             clock: self.0.clock.clone(),
-            network: exchange.open(self.0.node, self.0.clock.clone()),
+            network,
             disk: self.0.disk.clone(),
             postgres,
             guard,
@@ -315,10 +325,10 @@ impl State {
     }
 }
 
-impl<P: Postgres> Env for SimEnv<P> {
+impl<P: Postgres, N: Network> Env for SimEnv<P, N> {
     type Rt = SimRt;
     type Clock = HostClock;
-    type Network = SimNetwork;
+    type Network = N;
     type Disk = SimDisk;
     type Postgres = P;
     type Guard = SimGuard;
@@ -328,7 +338,7 @@ impl<P: Postgres> Env for SimEnv<P> {
         &self.clock
     }
 
-    fn network(&self) -> &SimNetwork {
+    fn network(&self) -> &N {
         &self.network
     }
 

@@ -8,22 +8,25 @@ mod cuts;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
 
-use crate::clock::sleep_until_true;
 use crate::fabric::{LinkFault, Port};
 use crate::place::Place;
 use crate::scenario::{
-    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, Target,
-    write_duration,
+    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, SocketFlaw,
+    Target, write_duration,
 };
 
 use cuts::Dice;
 
-/// What the nemesis can do to a world. Every verb takes effect at once and never waits.
+/// What the nemesis can do to a world. Every verb takes effect at once and never waits, but for the
+/// one that does nothing else: what was asked for before it holds when it begins to wait.
 pub trait Machines {
+    /// Waits until this instant of the world's true time.
+    fn sleep_until(&self, at: Duration) -> impl Future<Output = ()> + Send;
     /// The members that a target of this event means now. A machine that is gone is never among
     /// them.
     fn resolve(&self, event: usize, target: Target) -> Vec<NodeId>;
@@ -68,10 +71,17 @@ pub trait Machines {
     /// Switches a flaw of a Postgres on or off. `WalRecycled` is only ever switched on: it is an
     /// event.
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool);
+    /// Switches a flaw of a manager's connections on or off; `HalfOpen` is an event, and only ever
+    /// switched on. `false` where nothing was there to be broken.
+    fn set_sockets(&self, node: NodeId, flaw: SocketFlaw, on: bool) -> bool;
     /// Sends an order, in a task of its own. Every target in it is a `Target::Node`.
     fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>);
     /// A line of the trace.
     fn note(&self, line: String);
+    /// An event takes effect on these members, or cuts or disturbs these directions.
+    fn struck(&self, _event: usize, _nodes: &[NodeId], _ways: &[(Place, Place)]) {}
+    /// An event is over.
+    fn over(&self, _event: usize) {}
     /// An event never concerned anybody.
     fn missed(&self, what: String);
     /// From here on these clients, and no others, are out of touch with a majority of the machines
@@ -100,14 +110,14 @@ pub struct DiskFlaws {
 pub async fn run(plan: &Plan, began: Duration, machines: &impl Machines) {
     let mut nemesis = Nemesis::new(plan, machines);
     for (at, step) in steps(plan) {
-        sleep_until_true(began + at).await;
+        machines.sleep_until(began + at).await;
         match step {
             Step::Apply(index) => nemesis.apply(index, &plan.events[index].fault),
             Step::Heal(index) => nemesis.heal(index),
         }
         nemesis.tell_cut_off();
     }
-    sleep_until_true(began + plan.duration).await;
+    machines.sleep_until(began + plan.duration).await;
     nemesis.heal_all();
     nemesis.tell_cut_off();
     nemesis.tell_missed();
@@ -135,6 +145,7 @@ enum Undo {
     ClockRate(NodeId),
     Disk(NodeId),
     Postgres(NodeId, PostgresFlaw),
+    Sockets(NodeId, SocketFlaw),
     Replace(NodeId, NodeId),
 }
 
@@ -150,6 +161,7 @@ struct Nemesis<'a, M> {
     rates: BTreeMap<NodeId, Vec<(usize, i64)>>,
     disks: BTreeMap<NodeId, Vec<(usize, DiskFlaw)>>,
     flaws: BTreeMap<(NodeId, PostgresFlaw), u32>,
+    socket_flaws: BTreeMap<(NodeId, SocketFlaw), u32>,
 }
 
 /// The plan's times, in order. At one time healing comes first, so that a fault that follows
@@ -189,6 +201,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             rates: BTreeMap::new(),
             disks: BTreeMap::new(),
             flaws: BTreeMap::new(),
+            socket_flaws: BTreeMap::new(),
         }
     }
 
@@ -207,6 +220,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 for (from, to) in &cuts {
                     self.machines.block(*from, *to, port);
                 }
+                self.machines.struck(index, &[], &cuts);
                 let undo = cuts.into_iter().map(|(from, to)| Undo::Unblock(from, to, port));
                 (whole, undo.collect())
             }
@@ -217,6 +231,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                     self.links.entry(*way).or_default().push((index, *flaw));
                     self.show_link(*way);
                 }
+                self.machines.struck(index, &[], &ways);
                 (whole, ways.into_iter().map(|(from, to)| Undo::Link(from, to)).collect())
             }
             Fault::Order { order, answer, times, name } => {
@@ -230,6 +245,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             | Fault::ClockRate { target, .. }
             | Fault::ClockJump { target, .. }
             | Fault::Disk { target, .. }
+            | Fault::Sockets { target, .. }
             | Fault::Postgres { target, .. } => self.strike_all(index, fault, *target),
         };
         if hit {
@@ -264,6 +280,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
         let nodes = self.resolve(index, target);
         let hit: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         self.machines.note(format!("{fault}: {}", hit.join(" ")));
+        self.machines.struck(index, &nodes, &[]);
         let struck: Vec<(bool, Option<Undo>)> =
             nodes.into_iter().map(|node| self.strike(index, fault, node)).collect();
         let any = struck.iter().any(|(hit, _)| *hit);
@@ -318,12 +335,21 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 *self.flaws.entry((node, *flaw)).or_default() += 1;
                 (hit, Some(Undo::Postgres(node, *flaw)))
             }
+            Fault::Sockets { flaw, .. } => {
+                let hit = self.machines.set_sockets(node, *flaw, true);
+                if *flaw == SocketFlaw::HalfOpen {
+                    return (hit, None);
+                }
+                *self.socket_flaws.entry((node, *flaw)).or_default() += 1;
+                (hit, Some(Undo::Sockets(node, *flaw)))
+            }
             Fault::Partition { .. } | Fault::Link { .. } | Fault::Order { .. } => (false, None),
         }
     }
 
     fn heal(&mut self, index: usize) {
         let undone = self.undo.remove(&index).unwrap_or_default();
+        self.machines.over(index);
         if !undone.is_empty() {
             self.machines.note(format!("event {index} heals"));
         }
@@ -350,6 +376,7 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             | Undo::ClockRate(node)
             | Undo::Disk(node)
             | Undo::Postgres(node, _)
+            | Undo::Sockets(node, _)
                 if self.gone.contains(&node) => {}
             Undo::Restart(node, process) => self.restart(node, process),
             Undo::Resume(node, process) => self.machines.resume(node, process),
@@ -367,6 +394,13 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
                     self.machines.set_postgres(node, flaw, false);
+                }
+            }
+            Undo::Sockets(node, flaw) => {
+                let count = self.socket_flaws.entry((node, flaw)).or_default();
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.machines.set_sockets(node, flaw, false);
                 }
             }
         }
@@ -465,6 +499,8 @@ impl<'a, M: Machines> Nemesis<'a, M> {
             return false;
         };
         self.machines.note(format!("the operator asks: {named:?}"));
+        let asked = named.target().map_or(Vec::new(), |target| self.resolve(index, target));
+        self.machines.struck(index, &asked, &[]);
         self.machines.order(named, answer, times, name);
         true
     }

@@ -3,7 +3,7 @@
 //! The world measures; this file compares. Invariants are not judged here: they hold in every run,
 //! whatever a plan says, and their violations arrive from the oracle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use pg_replica::sabotage::Saboteur;
 use serde::Serialize;
 
 use crate::invariants;
+use crate::recording::Recording;
 use crate::scenario::{EndPrimary, Expect, Overlap, Plan, write_duration};
 use crate::sometimes::Sometimes;
+use crate::workload::{Ended, History, Operation};
 
 /// A gap between two acknowledged commits that is longer than this is an outage.
 const OUTAGE_LEAST: Duration = Duration::from_millis(300);
@@ -68,6 +70,33 @@ pub struct RunReport {
     pub orders: Vec<String>,
     /// What happened, one line per event; empty unless it was asked for.
     pub trace: Vec<String>,
+    /// The numbers of the states that the cluster passed through: see [`crate::coverage`].
+    #[serde(skip)]
+    pub states: BTreeSet<u64>,
+    /// The run to draw; nothing unless it was asked for.
+    #[serde(skip)]
+    pub recording: Option<Box<Recording>>,
+}
+
+/// What the members of a run speak through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WorldKind {
+    /// Messages, which are moved from one to the other: the quickest.
+    #[default]
+    Messages,
+    /// The product's own transport and HTTP interface, over simulated TCP.
+    Sockets,
+}
+
+impl WorldKind {
+    /// The name on command lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Sockets => "sockets",
+        }
+    }
 }
 
 /// How a run is made, beyond its plan.
@@ -75,10 +104,14 @@ pub struct RunReport {
 pub struct RunOptions {
     /// Keep the trace's text, not only its hash.
     pub keep_trace: bool,
+    /// Record the run, so that it can be drawn.
+    pub record: bool,
     /// The rule to break, whatever the plan says about it.
     pub sabotage: Option<Saboteur>,
     /// Let true entropy in on purpose: the check of determinism has to notice.
     pub canary: bool,
+    /// What the members speak through.
+    pub world: WorldKind,
 }
 
 /// What makes a run of a plan.
@@ -153,6 +186,26 @@ pub fn gaps(commits: &[Duration], ended: Duration, span: (Duration, Duration)) -
 }
 
 impl Measured {
+    /// Takes in when clients were told of their commits, given who was out of touch with a majority
+    /// from when on. Times of the world become times since `began`.
+    pub fn hear(
+        &mut self,
+        history: &History,
+        cut_off: &BTreeMap<Duration, BTreeSet<u32>>,
+        began: Duration,
+    ) {
+        let in_touch = |operation: &&Operation| {
+            let latest = cut_off.range(..=operation.ended_at).next_back();
+            latest.is_none_or(|(_, clients)| !clients.contains(&operation.row.client))
+        };
+        let told = || history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
+        let since = |operation: &Operation| operation.ended_at.saturating_sub(began);
+        self.commits = told().map(since).collect();
+        self.served = told().filter(in_touch).map(since).collect();
+        self.commits.sort();
+        self.served.sort();
+    }
+
     /// How long clients waited for a commit from the plan's first event on.
     #[must_use]
     pub fn outages(&self, plan: &Plan) -> Vec<Duration> {

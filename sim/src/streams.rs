@@ -33,6 +33,12 @@ pub enum Concern {
     Event(u64),
     /// How late a machine's guard wakes up.
     Guard(NodeId),
+    /// Turning a plan that is known into another one.
+    Variation,
+    /// Where connections break.
+    Sockets,
+    /// What strangers say.
+    Strangers,
 }
 
 /// All streams of one run.
@@ -85,6 +91,9 @@ impl Concern {
             Self::Node(node) => (6, node.0),
             Self::Event(number) => (7, number),
             Self::Guard(node) => (8, node.0),
+            Self::Variation => (9, 0),
+            Self::Sockets => (10, 0),
+            Self::Strangers => (11, 0),
         };
         assert!(node < 1 << 56, "a member's number fits the lower 56 bits of a stream's number");
         (kind << 56) | node
@@ -174,7 +183,7 @@ fn nanos(span: Duration) -> u64 {
 
 /// A run is one thread: a poisoned lock means that a panic is unwinding already, and what it
 /// guards is not looked at any more.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

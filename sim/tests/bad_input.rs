@@ -153,6 +153,8 @@ fn a_missing_file_is_refused_by_every_verb() {
         &["replay", "missing.toml"],
         &["determinism", "--profile", "missing.toml"],
         &["mutants", "--profile", "missing.toml", "--only", "share-epoch"],
+        &["shrink", "missing.toml"],
+        &["timeline", "missing.toml", "-o", "missing.html"],
     ] {
         assert_refused(arguments, "missing.toml: cannot be read: ", "No such file");
     }
@@ -171,7 +173,55 @@ fn a_profile_is_no_plan() {
     let text = format!("{HEAD}[swarm]\nnodes = [3]\nmodes = [\"async\"]\nstart = \"4s..56s\"\n");
     let path = file("profile.toml", &text);
     let path = path.to_str().expect("a path in UTF-8");
-    assert_refused(&["replay", path], &format!("{path}: is a profile"), "");
+    for arguments in [&["replay", path][..], &["shrink", path], &["timeline", path, "-o", "p.html"]]
+    {
+        assert_refused(arguments, &format!("{path}: is a profile"), "");
+    }
+}
+
+#[test]
+fn a_plan_of_a_newer_format_is_neither_shrunk_nor_drawn() {
+    let path = file("newer-plan.toml", &format!("version = 2\n{HEAD}"));
+    let path = path.to_str().expect("a path in UTF-8");
+    for arguments in [&["shrink", path][..], &["timeline", path, "-o", "newer-plan.html"]] {
+        assert_refused(arguments, &format!("{path}:1:11: "), "format 2");
+    }
+    assert!(!Path::new(env!("CARGO_TARGET_TMPDIR")).join("newer-plan.html").exists());
+}
+
+#[test]
+fn a_clean_plan_is_not_shrunk() {
+    let path = file("clean.toml", "claim = \"c\"\nduration = \"3s\"\n");
+    let path = path.to_str().expect("a path in UTF-8");
+    let arguments = ["shrink", path, "-o", "clean-shrunk.toml"];
+    assert_refused(&arguments, &format!("{path}: is clean with this build"), "no failure");
+    assert!(!Path::new(env!("CARGO_TARGET_TMPDIR")).join("clean-shrunk.toml").exists());
+}
+
+#[test]
+fn a_place_that_cannot_be_written_to_is_told_before_the_search() {
+    let text = "claim = \"c\"\nduration = \"5s\"\n[expect]\nfailovers = \"3\"\n";
+    let path = file("fails.toml", text);
+    let path = path.to_str().expect("a path in UTF-8");
+    // A file is no folder.
+    let place = format!("{path}/out");
+    let told = format!("sim: {place} cannot be written: ");
+    assert_refused(&["shrink", path, "--within", "9m", "-o", &place], &told, "");
+    assert_refused(&["timeline", path, "-o", &place], &told, "");
+}
+
+#[test]
+fn a_search_takes_a_time_and_a_page_needs_a_place() {
+    for (arguments, said_of) in [
+        (&["shrink", "x.toml", "--within", "soon"][..], "is no duration"),
+        (&["mutants", "--within", "9s"], "--shrink"),
+        (&["timeline", "x.toml"], "--out <FILE>"),
+    ] {
+        let output = sim(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} said {said}");
+        assert!(said.contains(said_of), "{arguments:?} said {said}, without {said_of}");
+    }
 }
 
 #[test]

@@ -37,6 +37,55 @@ fn run_replay_and_determinism_end_with_one_object() {
     assert_eq!(object["differing"], serde_json::json!([]));
 }
 
+/// A failure is caught, made smaller, written down and drawn, and nobody helps: where a plan of
+/// many events was drawn from a budget of faults, and where a few were written by hand.
+#[test]
+fn the_failure_of_a_broken_rule_shrinks_to_six_events_and_is_drawn() {
+    let wanted = ["forget-vote", "elect-without-detaching"];
+    let mut arguments = vec!["mutants", "--shrink", "--within", "10s", "--jobs", "2", "--json"];
+    arguments.extend(wanted.iter().flat_map(|name| ["--only", name]));
+    let object = object(&arguments);
+    for name in wanted {
+        let shrunk = &object["shrunk"][name];
+        let events = |key: &str| shrunk[key].as_u64().expect("a number of events");
+        assert!(events("after") <= 6 && events("after") <= events("before"), "{name}: {shrunk}");
+        let file = |key: &str| {
+            let path = shrunk[key].as_str().expect("a path");
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            std::fs::read_to_string(root.join(path)).expect("the file that it names")
+        };
+        assert!(file("plan").contains(&format!("name = \"{name}\"")), "{name}");
+        let (page, invariant) = (file("page"), object["killed_by"][name].as_str());
+        let marked = format!("<strong>{} at ", invariant.expect("what killed it"));
+        assert!(page.contains(&marked) && page.contains("<svg"), "{name}");
+    }
+    assert!(object["shrunk"][wanted[0]]["before"].as_u64() > Some(6));
+}
+
+#[test]
+fn a_page_needs_nothing_else_has_a_lane_per_member_and_is_the_same_every_time() {
+    let drawn = |name: &str| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let place = file.to_str().expect("a path in UTF-8");
+        let arguments = ["timeline", "scenarios/quorum-partitioned-primary.toml", "-o", place];
+        let output = sim(&arguments).wait_with_output().expect("the program ends");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!((output.status.code(), said), (Some(0), format!("{place}: the run is clean\n")));
+        std::fs::read_to_string(file).expect("the page that it wrote")
+    };
+    let page = drawn("page.html");
+    for foreign in ["http", "<script", "<link", "<img", "@import"] {
+        assert!(!page.contains(foreign), "a page that stands alone has no {foreign}");
+    }
+    assert_eq!(page.matches("url(").count(), page.matches("url(#").count());
+    for text in
+        [">n1<", ">n2<", ">n3<", "partition", "primary e2", "name=\"viewport\"", "@media print"]
+    {
+        assert!(page.contains(text), "{text} is not on the page");
+    }
+    assert!(page == drawn("page-again.html"), "the same run is the same page");
+}
+
 #[test]
 fn a_reader_that_has_seen_enough_ends_the_program_in_silence() {
     for arguments in [

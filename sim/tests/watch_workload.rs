@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use madsim::runtime::Runtime;
 use pg_replica::ids::NodeId;
-use sim::clock::sleep;
+use sim::clock::{sleep, true_now};
 use sim::place::Place;
 use sim::report::gaps;
 use sim::streams::Streams;
@@ -49,6 +49,15 @@ impl Pair {
 
 impl Servers for Pair {
     type Session = Seat;
+
+    fn now(&self) -> Duration {
+        true_now()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        sleep(span).await;
+    }
+
     async fn connect(&self, _from: Place, to: NodeId) -> Result<Seat, String> {
         self.reach(to).await;
         Ok(Seat { stage: self.clone(), server: to })
@@ -62,8 +71,9 @@ impl Session for Seat {
         if stage.primary != Some(self.server) {
             return Written::Refused;
         }
+        let found = stage.rows.last().copied();
         stage.rows.push(row);
-        Written::Acknowledged
+        Written::Acknowledged { found }
     }
 
     async fn read(&self) -> bool {

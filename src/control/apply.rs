@@ -155,6 +155,8 @@ impl ControlState {
             // and binds the next one until others have it too.
             self.progress = None;
         }
+        // It may die before it is born: what it had was seen, and counts for the next election.
+        self.progress = self.progress.max(reports.get(&holder).copied().flatten());
         self.keep_what_binds(sync);
         self.push_sync(sync.clone());
         self.handover_meets_election(after);

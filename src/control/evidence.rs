@@ -48,10 +48,12 @@ type Reports = BTreeMap<NodeId, Option<WalPosition>>;
 
 /// The first thing that is missing for an election out of the present vacancy, if any.
 ///
-/// Each recorded configuration is proven to be covered in one of two ways: so many of its standbys
-/// have reported that one of them has every commit acknowledged under it; or the member that was
-/// primary then has reported, which has all that it ever acknowledged. (A later rewind takes
-/// nothing of that away: it keeps what its own successor had, and that was elected with all of it.)
+/// Each recorded configuration is proven to be covered in one of three ways: so many of its
+/// standbys have reported that one of them has every commit acknowledged under it; or the member
+/// that was primary then has reported, which has all that it ever acknowledged. (A later rewind
+/// takes nothing of that away: it keeps what its own successor had, and that was elected with all
+/// of it.) Or the chosen one's log goes on in a later epoch: whoever wrote there was elected with
+/// all of it.
 ///
 /// That the *last* holder is harmless needs a proof of its own: it was seen to have ended, its
 /// lease is over, or every configuration that it may acknowledge under has lost too many standbys.
@@ -75,6 +77,11 @@ pub fn missing_evidence(
             if must_silence {
                 return Some(Missing::LeaseOrStop);
             }
+            continue;
+        }
+        let same_is_enough =
+            sabotage.is(Saboteur::CoverByTheSameEpoch) && config.epoch == reach.born;
+        if config.epoch < reach.born || same_is_enough {
             continue;
         }
         let primary_then = holder_of(control, config.epoch);

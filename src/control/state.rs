@@ -91,6 +91,13 @@ impl SyncRecord {
         self.configs.last()
     }
 
+    /// Whether every commit that was acknowledged is confirmed by standbys. Of configurations that
+    /// count together, an asynchronous one acknowledges alone until it is settled away.
+    #[must_use]
+    pub fn relies_on_standbys(&self) -> bool {
+        self.configs.iter().all(|config| config.confirmations > 0)
+    }
+
     /// Whether a change is under way.
     #[must_use]
     pub fn is_joint(&self) -> bool {

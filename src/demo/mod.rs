@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::Status;
 use crate::control::Mode;
-use crate::os::postgres::welcome_guest;
+use crate::os::postgres::{KEEPER, welcome_guest};
 
 use nodes::Nodes;
 use screen::Screen;
@@ -96,6 +96,7 @@ async fn begin_to_write(nodes: &Nodes, writers: u32, status: Option<&Status>) ->
     let primary = status?.members.iter().find(|member| member.primary)?;
     let (socket, port) = nodes.socket_of(&primary.node)?;
     let (secret, guest) = (nodes.secret(), nodes.guest());
-    welcome_guest(&socket, port, secret, &guest.role, &guest.password).await.ok()?;
+    let own = (KEEPER, secret);
+    welcome_guest(&socket, port, own, (&guest.role, &guest.password)).await.ok()?;
     Some(Writer::start(writers, nodes.hosts(), guest.clone()))
 }

@@ -348,6 +348,9 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
 
     /// Makes a running standby stream from `upstream`, under a name that contains the epoch.
+    /// Nothing else can be done meanwhile, so it does not wait longer than a look for words over
+    /// the network that have to come first: it fails then, they go on, and the next call for the
+    /// same upstream waits for the same words. A `start` with an upstream likewise.
     /// Returns when the configuration is in force; the stream itself shows in `observe`, and begins
     /// when the log on this disk is replayed. Survives no restart: `start` replaces it.
     fn follow(&self, upstream: &Upstream)

@@ -371,7 +371,7 @@ impl Coordinator {
     }
 
     fn progress(&self, control: &ControlState) -> Option<Command> {
-        if control.confirmations() > 0 {
+        if control.sync.relies_on_standbys() {
             return None;
         }
         let position = self.primary_position?;

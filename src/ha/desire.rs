@@ -187,7 +187,7 @@ impl Situation<'_> {
     /// the shutdown was not clean and nobody was waited for; then it comes back itself instead.
     fn hand_over(&self, epoch: Epoch, id: CommandId) -> Command {
         let clean = self.seen.process == Process::Down { clean: true };
-        let confirmed = self.control.sync.configs.iter().all(|config| config.confirmations > 0);
+        let confirmed = self.control.sync.relies_on_standbys();
         if clean || confirmed || self.sabotage.is(Saboteur::HandOverUnclean) {
             return Command::Release { epoch, why: VacateReason::Operator };
         }

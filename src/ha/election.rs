@@ -316,10 +316,11 @@ impl Ballot<'_> {
         reports: &BTreeMap<NodeId, Option<WalPosition>>,
     ) -> Result<(), Obstacle> {
         let settings = &self.control.settings;
-        let relies_on_standbys =
-            self.control.sync.configs.iter().all(|config| config.confirmations > 0);
         let forced = self.control.accepts_data_loss(self.control.primacy.epoch);
-        if relies_on_standbys || forced || self.sabotage.is(Saboteur::IgnoreMaxLag) {
+        if self.control.sync.relies_on_standbys()
+            || forced
+            || self.sabotage.is(Saboteur::IgnoreMaxLag)
+        {
             return Ok(());
         }
         let known = self.primary_position.max(self.control.progress);

@@ -14,7 +14,9 @@ pub mod guard;
 pub mod hooks;
 pub mod http;
 pub mod net;
+mod places;
 pub mod postgres;
+pub mod sockets;
 
 pub use absent::IfAny;
 pub use clock::OsClock;

@@ -22,6 +22,7 @@ use crate::os::guard::OsGuard;
 use crate::os::hooks::{self, Hook};
 use crate::os::net::{Certificates, OsNetwork};
 use crate::os::postgres::OsPostgres;
+use crate::os::sockets::Tcp;
 use crate::os::{OsClock, OsDisk, OsEntropy, OsEnv, http};
 use crate::runtime::{self, RunError};
 
@@ -96,7 +97,7 @@ pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> 
     let desk = Arc::new(desk.trying(vet(postgres.clone())));
     let router = api::router(board.clone(), desk.clone(), access(&loaded));
     let tls = loaded.certificates.as_ref().map(Certificates::for_anybody);
-    let serving = tokio::spawn(http::serve(pages, router, tls));
+    let serving = tokio::spawn(http::serve::<Tcp>(pages, router, tls));
     let calling = tokio::spawn(hooks::run(board.role_changes(), hooks(config)));
 
     announce(config);

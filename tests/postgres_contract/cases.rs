@@ -10,7 +10,8 @@ use pg_replica::env::{
 use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
 
 use super::ground::{
-    Ground, Wrote, follow, found, join, promote, sync, until, until_rows, upstream,
+    EVENTUALLY, Ground, Wrote, follow, found, join, patiently, promote, start_behind, sync, until,
+    until_rows, upstream,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -503,7 +504,7 @@ pub(crate) async fn a_rewound_server_needs_what_its_source_wrote_meanwhile<G: Gr
     let down = server.observe().await.unwrap();
     assert!(!down.complete);
     assert_eq!((down.side, down.flushed), (Side::Standby, None));
-    server.start(&StartAs::Standby { upstream: Some(source.clone()) }).await.unwrap();
+    start_behind(&ground, 1, &source).await;
     let seen = server.observe().await.unwrap();
     assert!(seen.complete && seen.process == Process::Up);
     let present = ground.server(2).observe().await.unwrap();
@@ -528,6 +529,29 @@ pub(crate) async fn a_crashed_standby_that_diverged_is_rewound<G: Ground>(ground
     server.rewind(&upstream(&ground, 3, 2)).await.unwrap();
     let from = Some(upstream(&ground, 3, 2));
     server.start(&StartAs::Standby { upstream: from }).await.unwrap();
+    until_rows(&ground, 2, &[1]).await;
+}
+
+pub(crate) async fn an_upstream_far_away_is_followed_and_no_verb_waits_for_it<G: Ground>(
+    mut ground: G,
+) {
+    found(&ground, 1, SyncNames::default()).await;
+    let (near, standby) = (upstream(&ground, 1, 1), ground.server(2));
+    standby.clone_from(&near).await.unwrap();
+    standby.start(&StartAs::Standby { upstream: None }).await.unwrap();
+    ground.move_away(1).await;
+    let far = upstream(&ground, 1, 1);
+    let failed = patiently(&ground, || async {
+        let verb = std::pin::pin!(standby.follow(&far));
+        let patience = std::pin::pin!(ground.sleep(Duration::from_secs(1)));
+        match select(verb, patience).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => panic!("the verb waits for the network"),
+        }
+    });
+    assert!(failed.await > 0, "the way is not far");
+    until(&ground, 2, "streams", |seen| seen.receiver.is_some()).await;
+    assert_eq!(ground.write(1, 1, EVENTUALLY).await, Wrote::Acknowledged);
     until_rows(&ground, 2, &[1]).await;
 }
 

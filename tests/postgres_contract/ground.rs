@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use pg_replica::env::{Observation, Postgres, StartAs, SyncNames, Upstream};
+use pg_replica::env::{Observation, Postgres, PostgresError, StartAs, SyncNames, Upstream};
 use pg_replica::ids::{Epoch, NodeId};
 
 /// What became of a row.
@@ -45,6 +45,9 @@ pub(crate) trait Ground: Send + Sync {
 
     /// A process of the server's that serves a client is killed.
     fn kill_a_session(&self, node: u64) -> impl Future<Output = ()> + Send;
+
+    /// From now on the way to that server is so long that a stream is not begun within a second.
+    fn move_away(&mut self, node: u64) -> impl Future<Output = ()> + Send;
 
     /// Replaces the manager of a server, which goes on.
     fn start_manager_anew(&mut self, node: u64);
@@ -119,8 +122,30 @@ pub(crate) async fn join(ground: &impl Ground, node: u64, primary: u64, epoch: u
     follow(ground, node, primary, epoch).await;
 }
 
+/// Calls a verb that speaks with an upstream until that has answered. Returns how often it failed.
+pub(crate) async fn patiently<F>(ground: &impl Ground, mut verb: impl FnMut() -> F) -> u32
+where
+    F: Future<Output = Result<(), PostgresError>>,
+{
+    let mut failed = 0;
+    while let Err(why) = verb().await {
+        assert!(why.is_transient() && failed < 20, "{why}");
+        failed += 1;
+        ground.sleep(LOOK_AGAIN).await;
+    }
+    failed
+}
+
+/// Starts a stopped standby that streams from there as soon as it can.
+pub(crate) async fn start_behind(ground: &impl Ground, node: u64, upstream: &Upstream) {
+    let how = StartAs::Standby { upstream: Some(upstream.clone()) };
+    let server = ground.server(node);
+    patiently(ground, || server.start(&how)).await;
+}
+
 pub(crate) async fn follow(ground: &impl Ground, node: u64, primary: u64, epoch: u64) {
-    ground.server(node).follow(&upstream(ground, primary, epoch)).await.unwrap();
+    let (server, source) = (ground.server(node), upstream(ground, primary, epoch));
+    patiently(ground, || server.follow(&source)).await;
     let named = |seen: &Observation| {
         seen.receiver.is_some_and(|r| r.upstream == NodeId(primary) && r.epoch == Epoch(epoch))
     };

@@ -61,6 +61,7 @@ on_both! {
     cases::a_rewind_between_equal_numbers_finds_nothing_to_do(3),
     cases::a_rewound_server_needs_what_its_source_wrote_meanwhile(2),
     cases::a_crashed_standby_that_diverged_is_rewound(3),
+    cases::an_upstream_far_away_is_followed_and_no_verb_waits_for_it(2),
     cases::an_idle_primary_is_heard(2),
     cases::a_stop_of_a_stopped_server_is_harmless(1),
     cases::a_copy_leaves_the_old_directory_aside(2),

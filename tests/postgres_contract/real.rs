@@ -1,5 +1,6 @@
 //! Real servers as ground: each in a directory of its own, on this machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +14,9 @@ use pg_replica::os::authority::{Wanted, provide};
 use pg_replica::os::guard::end_postgres;
 use pg_replica::os::postgres::{OsPostgres, PostgresPlan, ServerTls};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::timeout;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 
 use super::ground::{Ground, Wrote};
@@ -23,6 +26,8 @@ use super::machine::{account, free_ports, installation};
 pub(crate) struct Real {
     folder: PathBuf,
     servers: Vec<(PostgresPlan, OsPostgres)>,
+    /// The ports at which servers are reached from far away.
+    relays: BTreeMap<u64, u16>,
 }
 
 impl Drop for Real {
@@ -91,7 +96,8 @@ where
             };
             (plan.clone(), OsPostgres::new(plan).unwrap())
         });
-        let real = Real { folder: folder.clone(), servers: servers.collect() };
+        let (servers, relays) = (servers.collect(), BTreeMap::new());
+        let real = Real { folder: folder.clone(), servers, relays };
         case(real).await;
     });
 }
@@ -119,17 +125,20 @@ impl Ground for Real {
     }
 
     fn address(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", self.plan(node).port)
+        let port = self.relays.get(&node).copied().unwrap_or(self.plan(node).port);
+        format!("127.0.0.1:{port}")
     }
 
     async fn write(&self, node: u64, row: u64, patience: Duration) -> Wrote {
         let writing = async {
             let client = self.client(node).await?;
-            // The table is not a row: it must not wait for anybody.
-            let table = "set synchronous_commit = local; \
-                         create table if not exists rows (number bigint primary key); \
-                         set synchronous_commit = on";
-            client.batch_execute(table).await.ok()?;
+            // The table is not a row: it must not wait for anybody. Sent as one message, the three
+            // would be one transaction, which waits as the last of them says. Another writer may
+            // make the table at the same moment: whether there is one, the insert tells.
+            client.batch_execute("set synchronous_commit = local").await.ok()?;
+            let table = "create table if not exists rows (number bigint primary key)";
+            drop(client.batch_execute(table).await);
+            client.batch_execute("set synchronous_commit = on").await.ok()?;
             let insert = format!("insert into rows values ({row})");
             client.batch_execute(&insert).await.ok()
         };
@@ -173,6 +182,22 @@ impl Ground for Real {
         let client = self.client(node).await.unwrap();
         let row = client.query_one("select pg_backend_pid()", &[]).await.unwrap();
         kill_process(Pid::from_raw(row.get(0)).unwrap(), Signal::KILL).unwrap();
+    }
+
+    async fn move_away(&mut self, node: u64) {
+        const FAR: Duration = Duration::from_millis(1_200);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.relays.insert(node, listener.local_addr().unwrap().port());
+        let server = self.plan(node).port;
+        drop(tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                drop(tokio::spawn(async move {
+                    sleep(FAR).await;
+                    let mut far = TcpStream::connect(("127.0.0.1", server)).await?;
+                    copy_bidirectional(&mut near, &mut far).await
+                }));
+            }
+        }));
     }
 
     fn start_manager_anew(&mut self, node: u64) {

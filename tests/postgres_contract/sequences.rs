@@ -10,7 +10,9 @@ use pg_replica::ids::Epoch;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::ground::{Ground, Wrote, follow, found, join, promote, until, until_rows, upstream};
+use super::ground::{
+    Ground, Wrote, follow, found, join, promote, start_behind, until, until_rows, upstream,
+};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEPS: u32 = 14;
@@ -144,7 +146,7 @@ impl<G: Ground> Ledger<G> {
         } else {
             server.clone_from(&source).await.unwrap();
         }
-        server.start(&StartAs::Standby { upstream: Some(source) }).await.unwrap();
+        start_behind(&self.ground, node, &source).await;
         follow(&self.ground, node, primary, self.epoch).await;
         self.note(node, Standing::Streaming);
     }

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use pg_replica::env::{Postgres, SyncNames};
 use pg_replica::ids::NodeId;
 use pg_replica::sabotage::Sabotage;
-use sim::fabric::Fabric;
+use sim::fabric::{Fabric, LinkFault};
 use sim::host::Host;
 use sim::place::Place;
 use sim::postgres::{Registry, Server, ServerConfig, SimPostgres, WriteOutcome};
@@ -26,6 +26,7 @@ impl Witness for Nobody {
 
 /// Machines in a simulation.
 pub(crate) struct Simulated {
+    fabric: Fabric,
     registry: Registry,
     servers: Vec<SimPostgres>,
 }
@@ -39,7 +40,7 @@ where
     runtime.block_on(async move {
         let streams = Streams::new(1);
         let fabric = Fabric::new(&streams);
-        let registry = Registry::new(fabric);
+        let registry = Registry::new(fabric.clone());
         let server = |node| {
             SimPostgres::new(Server::new(ServerConfig {
                 host: Host::new(node, &streams),
@@ -51,7 +52,7 @@ where
             }))
         };
         let servers = (1..=machines).map(NodeId).map(server).collect();
-        case(Simulated { registry: registry.clone(), servers }).await;
+        case(Simulated { fabric, registry: registry.clone(), servers }).await;
     });
 }
 
@@ -72,7 +73,7 @@ impl Ground for Simulated {
                 return Wrote::Refused;
             };
             match session.write(Row { client: 0, number: row }).await {
-                WriteOutcome::Acknowledged => Wrote::Acknowledged,
+                WriteOutcome::Acknowledged { .. } => Wrote::Acknowledged,
                 WriteOutcome::Refused(_) => Wrote::Refused,
                 WriteOutcome::Broken => Wrote::Silent,
             }
@@ -102,6 +103,14 @@ impl Ground for Simulated {
 
     async fn kill_a_session(&self, node: u64) {
         assert!(self.server(node).server().kill_process("a session that was killed"));
+    }
+
+    async fn move_away(&mut self, node: u64) {
+        let far = LinkFault { extra: Duration::from_millis(75), ..LinkFault::default() };
+        for other in (1..).map(NodeId).take(self.servers.len()) {
+            self.fabric.set_link(Place::Host(NodeId(node)), Place::Host(other), far);
+            self.fabric.set_link(Place::Host(other), Place::Host(NodeId(node)), far);
+        }
     }
 
     fn start_manager_anew(&mut self, _node: u64) {

@@ -167,6 +167,12 @@ impl Oracle {
         self.lock().self_fencing.next_end(at)
     }
 
+    /// When the last lease of this member ends, in true time.
+    #[must_use]
+    pub fn lease_end(&self, node: NodeId) -> Option<Duration> {
+        self.lock().self_fencing.last_end(node)
+    }
+
     /// All servers at this instant, as far as no instant may be missed: whenever something happens
     /// to one of them.
     pub fn look(&self, view: &WorldView) {

@@ -125,8 +125,9 @@ impl Live<'_> {
             return;
         }
         let bytes = 96 + 8 * self.core.stream.below(32);
+        let found = self.dir.last_row();
         let lsn = self.dir.append(self.run.epoch, Some(row), bytes);
-        self.run.commits.push_back(Commit { lsn, row, link: Some(link), request });
+        self.run.commits.push_back(Commit { lsn, row, found, link: Some(link), request });
         self.begin_flush();
     }
 
@@ -198,7 +199,7 @@ impl Live<'_> {
             row: commit.row,
             sync: self.run.sync.clone(),
         }));
-        link.answer(commit.request, Answer::Committed);
+        link.answer(commit.request, Answer::Committed { found: commit.found });
     }
 
     fn report_refusal(&self) {

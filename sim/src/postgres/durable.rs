@@ -159,6 +159,12 @@ impl Directory {
         self.rows
     }
 
+    /// The newest row, on disk or not.
+    #[must_use]
+    pub fn last_row(&self) -> Option<Row> {
+        self.wal.iter().rev().find_map(|record| record.row)
+    }
+
     /// The rows that are on disk, in order.
     pub fn flushed_rows(&self) -> impl Iterator<Item = Row> + '_ {
         let end = self.index_after(self.flushed);

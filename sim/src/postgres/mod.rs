@@ -20,12 +20,13 @@
 //! the former only.
 //!
 //! Reading order: `durable`, `state`, `process`, `commit`, `walsender`, `receiver`, `wire` and
-//! `session` (connections), `verbs` and `tools` (what the manager does), `server` (what the world
-//! does and sees).
+//! `session` (connections), `verbs`, `introduction` and `tools` (what the manager does), `server`
+//! (what the world does and sees).
 
 mod commit;
 mod control;
 mod durable;
+mod introduction;
 mod process;
 mod receiver;
 mod server;

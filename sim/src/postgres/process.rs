@@ -198,6 +198,7 @@ impl Live<'_> {
             Input::ReceiverGone(link) => self.on_receiver_gone(&link),
             Input::Streamed(link, message) => self.on_streamed(link, message),
             Input::Copy(request) => self.on_copy(request),
+            Input::Word(reply) => reply(self.check_up().map_err(|why| why.to_string())),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::clock::true_now;
 use crate::host::{Host, ProcessKind};
 use crate::place::Place;
 use crate::scenario::PostgresFlaw;
+use crate::seen::ServerPhase;
 use crate::streams::{Stream, lock};
 use crate::witness::{Fact, Row, Witness};
 
@@ -248,11 +249,13 @@ impl Server {
     }
 
     /// Whether its directory holds a database that can be started without anybody's help: neither
-    /// none, nor one in the middle of a rewind, nor one that lacks log of the rewind's source.
+    /// none, nor one that a tool is at work on or has left half rewound, nor one that lacks log of
+    /// the rewind's source.
     #[must_use]
     pub fn has_usable_directory(&self) -> bool {
         let state = self.0.state();
-        state.directory.as_ref().is_some_and(|own| !own.broken && own.is_complete())
+        let at_work = state.tool.as_ref().is_some_and(|tool| !tool.is_closed());
+        !at_work && state.directory.as_ref().is_some_and(|own| !own.broken && own.is_complete())
     }
 
     /// Whether these are the cluster's parameters that it was given.
@@ -298,6 +301,15 @@ impl Server {
     #[must_use]
     pub fn process(&self) -> Process {
         self.0.process(&self.0.state())
+    }
+
+    /// What it does, for whoever knows whether it would acknowledge a commit now.
+    #[must_use]
+    pub fn phase(&self, is_willing: bool) -> ServerPhase {
+        let state = self.0.state();
+        let side = state.running.as_ref().map(|run| run.side);
+        let is_open = state.running.as_ref().is_some_and(Running::is_writable);
+        ServerPhase::of(self.0.process(&state), side, is_open, is_willing)
     }
 
     /// Whether its receiver is connected and streams from `upstream` now.

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use pg_replica::ids::{Lsn, NodeId};
 use tokio::sync::oneshot;
 
 use super::wire::{Answer, Ask, Input, Link, Peer, Registry};
+use crate::clock::{sleep, true_now};
 use crate::place::Place;
 use crate::streams::lock;
 use crate::witness::Row;
@@ -20,7 +22,10 @@ use crate::workload;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// The server said COMMIT.
-    Acknowledged,
+    Acknowledged {
+        /// The row that the register held until then.
+        found: Option<Row>,
+    },
     /// The server said that nothing was written, and why.
     Refused(String),
     /// The session ended in the middle: the row may be there.
@@ -82,7 +87,7 @@ impl Registry {
                 Ok(session)
             }
             Ok(Answer::Goodbye(why) | Answer::Refused(why)) => Err(ConnectError(why)),
-            Ok(Answer::Committed | Answer::Seen { .. }) | Err(_) => {
+            Ok(Answer::Committed { .. } | Answer::Seen { .. }) | Err(_) => {
                 Err(ConnectError("the connection broke".to_owned()))
             }
         }
@@ -93,7 +98,7 @@ impl Session {
     /// Inserts a row and commits.
     pub async fn write(&self, row: Row) -> WriteOutcome {
         match self.ask(Ask::Write(row)).await {
-            Some(Answer::Committed) => WriteOutcome::Acknowledged,
+            Some(Answer::Committed { found }) => WriteOutcome::Acknowledged { found },
             Some(Answer::Refused(why)) => WriteOutcome::Refused(why),
             Some(Answer::Welcome { .. } | Answer::Goodbye(_) | Answer::Seen { .. }) | None => {
                 WriteOutcome::Broken
@@ -111,7 +116,7 @@ impl Session {
             Some(
                 Answer::Welcome { .. }
                 | Answer::Goodbye(_)
-                | Answer::Committed
+                | Answer::Committed { .. }
                 | Answer::Refused(_),
             )
             | None => Err(Broken),
@@ -150,6 +155,15 @@ impl Session {
 impl workload::Servers for Registry {
     type Session = Session;
 
+    fn now(&self) -> Duration {
+        true_now()
+    }
+
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send {
+        // Its deadline counts from here, not from the first poll.
+        sleep(span)
+    }
+
     async fn connect(&self, from: Place, to: NodeId) -> Result<Session, String> {
         self.connect(from, to).await.map_err(|refused| refused.0)
     }
@@ -158,7 +172,7 @@ impl workload::Servers for Registry {
 impl workload::Session for Session {
     async fn write(&self, row: Row) -> workload::Written {
         match self.write(row).await {
-            WriteOutcome::Acknowledged => workload::Written::Acknowledged,
+            WriteOutcome::Acknowledged { found } => workload::Written::Acknowledged { found },
             WriteOutcome::Refused(_) => workload::Written::Refused,
             WriteOutcome::Broken => workload::Written::Broken,
         }

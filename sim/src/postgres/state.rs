@@ -127,6 +127,8 @@ pub(super) struct Ending {
 pub(super) struct Commit {
     pub(super) lsn: Lsn,
     pub(super) row: Row,
+    /// The row before it, which a client of the register is told of.
+    pub(super) found: Option<Row>,
     /// The session, while it exists.
     pub(super) link: Option<Link>,
     pub(super) request: u64,

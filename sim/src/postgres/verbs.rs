@@ -18,6 +18,7 @@ use pg_replica::ids::{Epoch, Lsn, Moment, NodeId, SystemId};
 use tokio::sync::oneshot;
 
 use super::control::{Control, Reply};
+use super::introduction::Introductions;
 use super::server::Server;
 use super::state::{Phase, Receiver, State, Walsender};
 use super::tools;
@@ -35,13 +36,14 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct SimPostgres {
     server: Server,
+    introductions: Introductions,
 }
 
 impl SimPostgres {
     /// The verbs of `server`.
     #[must_use]
     pub fn new(server: Server) -> Self {
-        Self { server }
+        Self { server, introductions: Introductions::default() }
     }
 
     /// The server.
@@ -104,6 +106,14 @@ impl Postgres for SimPostgres {
     }
 
     async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
+        match how {
+            StartAs::Standby { upstream: Some(upstream) } => {
+                self.introductions.make(self.server.core(), upstream).await?;
+            }
+            StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
+                self.introductions.end();
+            }
+        }
         let started = self.server.launch(how)?;
         match within(START_WITHIN, started).await {
             Some(Ok(())) => Ok(()),
@@ -119,11 +129,13 @@ impl Postgres for SimPostgres {
     }
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
+        self.introductions.make(self.server.core(), upstream).await?;
         let upstream = upstream.clone();
         self.command(|reply| Control::Follow(upstream, reply)).await
     }
 
     async fn detach(&self) -> Result<(), PostgresError> {
+        self.introductions.end();
         self.command(Control::Detach).await
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use pg_replica::env::TimelineBirth;
 use pg_replica::ids::{Epoch, Lsn, NodeId, SystemId, Timeline};
@@ -15,6 +16,7 @@ use super::control::Control;
 use super::durable::{Directory, Record};
 use super::server::{Core, Server};
 use super::session::ClientEnd;
+use super::verbs::within;
 use crate::fabric::{Fabric, Lane, Port};
 use crate::place::Place;
 use crate::streams::lock;
@@ -79,6 +81,8 @@ pub(super) enum Input {
     Streamed(Link, Streamed),
     /// A base backup is asked for.
     Copy(CopyRequest),
+    /// One of the words before a stream.
+    Word(WordReply),
 }
 
 /// What a client asks.
@@ -95,8 +99,8 @@ pub(super) enum Answer {
     Welcome { primary: bool },
     /// The session is refused, or ended.
     Goodbye(String),
-    /// The commit is acknowledged.
-    Committed,
+    /// The commit is acknowledged; the register held this row until then.
+    Committed { found: Option<Row> },
     /// The statement failed and nothing of it remains.
     Refused(String),
     /// What a reader saw.
@@ -133,6 +137,7 @@ pub(super) struct CopyRequest {
     pub(super) reply: CopyReply,
 }
 
+type WordReply = Box<dyn FnOnce(Result<(), String>) + Send>;
 type CopyReply = Box<dyn FnOnce(Result<Directory, String>) + Send>;
 
 impl Registry {
@@ -209,6 +214,36 @@ impl Registry {
         receive
     }
 
+    /// Speaks with the server of `node` on one connection, so many times there and back.
+    pub(super) async fn talk(
+        &self,
+        from: Place,
+        node: NodeId,
+        round_trips: u32,
+        each: Duration,
+    ) -> Result<(), String> {
+        let to = Place::Host(node);
+        let forward = self.fabric.lane(from, to, Port::Postgres);
+        let back = self.fabric.lane(to, from, Port::Postgres);
+        for _ in 0..round_trips {
+            let (send, receive) = oneshot::channel();
+            let (registry, back) = (self.clone(), back.clone());
+            let reply: WordReply = Box::new(move |answer| {
+                back.send(move || {
+                    // The asker may have given up; then nobody misses the answer.
+                    let _ = send.send(answer);
+                });
+            });
+            forward.send(move || registry.deliver(node, Input::Word(reply)));
+            match within(each, receive).await {
+                Some(Ok(answer)) => answer?,
+                Some(Err(_)) => return Err("the connection broke".to_owned()),
+                None => return Err(format!("{node} does not answer")),
+            }
+        }
+        Ok(())
+    }
+
     /// Hands `input` to the process of `node`, or tells its sender that there is none.
     fn deliver(&self, node: NodeId, input: Input) {
         let refused = match self.server(node) {
@@ -273,6 +308,7 @@ impl Input {
                 Streamed::Accepted(_) | Streamed::Wal(_) | Streamed::Keepalive { .. },
             ) => link.clone().up(Self::ReceiverGone(link)),
             Self::Copy(request) => (request.reply)(Err(refused())),
+            Self::Word(reply) => reply(Err(refused())),
         }
     }
 }

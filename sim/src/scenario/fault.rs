@@ -95,6 +95,13 @@ pub enum Fault {
         /// How.
         flaw: PostgresFlaw,
     },
+    /// The connections of a machine's manager misbehave. Known in the sockets world alone.
+    Sockets {
+        /// Whose.
+        target: Target,
+        /// How.
+        flaw: SocketFlaw,
+    },
     /// An operator asks for something.
     Order {
         /// What.
@@ -264,6 +271,22 @@ pub enum PostgresFlaw {
     ForeignData,
 }
 
+/// How the connections of a machine's manager misbehave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketFlaw {
+    /// Something on the way forgets those that there are, once: nothing that is sent on them
+    /// arrives, and nobody is told. New ones are well.
+    HalfOpen,
+    /// Now and then a connection breaks in the middle of what is being sent.
+    CutFrames,
+    /// The machine reads what it is sent in small bites, with rests between them.
+    SlowReaders,
+    /// Strangers hold as many connections to it as they get, and say nothing.
+    Flood,
+    /// Strangers connect to it and send nonsense.
+    Garbage,
+}
+
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -331,6 +354,7 @@ impl Fault {
             | Self::ClockRate { target, .. }
             | Self::ClockJump { target, .. }
             | Self::Disk { target, .. }
+            | Self::Sockets { target, .. }
             | Self::Postgres { target, .. } => vec![*target],
             Self::Order { order, .. } => order.target().into_iter().collect(),
         }
@@ -351,6 +375,7 @@ impl Fault {
             | Self::ClockRate { .. }
             | Self::ClockJump { .. }
             | Self::Disk { .. }
+            | Self::Sockets { .. }
             | Self::Order { .. } => false,
         }
     }
@@ -441,6 +466,11 @@ names!(
     ForeignData = "foreign-data",
 );
 
+names!(
+    SocketFlaw, "flaw": HalfOpen = "half-open", CutFrames = "cut-frames",
+    SlowReaders = "slow-readers", Flood = "connection-flood", Garbage = "garbage",
+);
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -465,6 +495,7 @@ impl fmt::Display for Fault {
             Self::ClockJump { target, by_ms } => write!(f, "wall clock of {target} {by_ms:+} ms"),
             Self::Disk { target, flaw } => write!(f, "disk of {target}: {flaw:?}"),
             Self::Postgres { target, flaw } => write!(f, "{} at {target}", flaw.name()),
+            Self::Sockets { target, flaw } => write!(f, "{} at {target}", flaw.name()),
             Self::Order { order, .. } => write!(f, "order {order:?}"),
         }
     }

@@ -98,6 +98,7 @@ fn hits(event: &PlanEvent, which: Process) -> bool {
         | Fault::ClockRate { .. }
         | Fault::ClockJump { .. }
         | Fault::Postgres { .. }
+        | Fault::Sockets { .. }
         | Fault::Order { .. } => false,
     }
 }

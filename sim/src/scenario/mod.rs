@@ -16,12 +16,14 @@ mod read_event;
 mod swarm;
 mod target;
 mod text;
+mod vary;
 mod write;
 
 use pg_replica::sabotage::Saboteur;
 
 pub use fault::{
     Answer, DiskFlaw, Fault, LinkFlaw, Links, Order, Ports, PostgresFlaw, Process, Shape,
+    SocketFlaw,
 };
 pub use guarantee::unpromised;
 pub use plan::{
@@ -31,6 +33,7 @@ pub use read::{Document, read, read_file};
 pub use swarm::Profile;
 pub use target::{Roles, Side, Target};
 pub use text::{BadInput, parse_duration, write_duration};
+pub use write::mode_name;
 
 /// A saboteur's name in files and on the command line: `guard-never-fires`.
 #[must_use]

@@ -10,7 +10,7 @@ use pg_replica::sabotage::Saboteur;
 
 use crate::sometimes::Sometimes;
 
-use super::fault::Fault;
+use super::fault::{Fault, Order};
 use super::write::plan_table;
 
 /// The version of the format that this program writes, and the newest that it reads.
@@ -28,6 +28,8 @@ pub struct Plan {
     /// It came out of a random budget: an event of it may find nobody whom it could concern. In a
     /// written one every event has to find somebody.
     pub drawn: bool,
+    /// Why it says nothing in the worlds that have TCP, where it does not.
+    pub messages_only: Option<String>,
     /// The cluster.
     pub cluster: Cluster,
     /// The clients.
@@ -186,6 +188,34 @@ impl Cluster {
 }
 
 impl Plan {
+    /// The servers whose addresses clients know: those of the members that keep data, and of the
+    /// machines that the plan adds later.
+    #[must_use]
+    pub fn servers_of_clients(&self) -> Vec<NodeId> {
+        let data = self.cluster.members().filter(|node| self.cluster.keeps_data(*node));
+        data.chain(self.newcomers().filter(|(_, witness)| !witness).map(|(node, _)| node)).collect()
+    }
+
+    /// The machines that the plan adds later, and whether each only votes as far as the plan says.
+    pub fn newcomers(&self) -> impl Iterator<Item = (NodeId, bool)> + '_ {
+        self.events.iter().filter_map(|event| match &event.fault {
+            Fault::ReplaceMachine { node, .. } => Some((*node, false)),
+            Fault::Order { order: Order::Add { node, witness }, .. } => Some((*node, *witness)),
+            Fault::Order { .. }
+            | Fault::Partition { .. }
+            | Fault::Link { .. }
+            | Fault::Crash { .. }
+            | Fault::CrashLoop { .. }
+            | Fault::Pause { .. }
+            | Fault::PowerLoss { .. }
+            | Fault::ClockRate { .. }
+            | Fault::ClockJump { .. }
+            | Fault::Disk { .. }
+            | Fault::Postgres { .. }
+            | Fault::Sockets { .. } => None,
+        })
+    }
+
     /// The plan as a file that reads back as the same plan.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -133,6 +133,7 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
     let name = fields.text("name")?.unwrap_or(stem);
     let seed = read_seed(fields)?;
     let drawn = fields.flag("drawn")?.unwrap_or(false);
+    let messages_only = fields.text("messages_only")?;
     let duration_value = fields.need("duration")?;
     let duration = duration_value.duration(fields.source(), "duration")?;
     if duration < Duration::from_secs(1) {
@@ -152,6 +153,7 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
         claim,
         seed,
         drawn,
+        messages_only,
         cluster,
         workload,
         events: Vec::new(),

@@ -13,13 +13,14 @@ use pg_replica::ids::NodeId;
 
 use super::fault::{
     Answer, DiskFlaw, Fault, LinkFlaw, Links, Order, Ports, PostgresFlaw, Process, Shape,
+    SocketFlaw,
 };
 use super::plan::PlanEvent;
 use super::target::{Side, Target};
 use super::text::{BadInput, Fields, Item, Span, Value, parse_duration};
 
 /// Every fault's name in files.
-pub(super) const FAULTS: [&str; 33] = [
+pub(super) const FAULTS: [&str; 38] = [
     "partition",
     "loss",
     "delay",
@@ -52,6 +53,11 @@ pub(super) const FAULTS: [&str; 33] = [
     "wal-recycled",
     "postgres-disk-full",
     "foreign-data",
+    "half-open",
+    "cut-frames",
+    "slow-readers",
+    "connection-flood",
+    "garbage",
     "order",
 ];
 
@@ -109,7 +115,7 @@ pub(super) fn read_event(mut fields: Fields<'_>, known: &mut Known) -> Result<Pl
 
 /// `for`, where the fault is one that lasts.
 fn read_lasts(fields: &mut Fields<'_>, kind: &str) -> Result<Option<Duration>, BadInput> {
-    if matches!(kind, "clock-jump" | "order" | "wal-recycled") {
+    if matches!(kind, "clock-jump" | "half-open" | "order" | "wal-recycled") {
         return Ok(None);
     }
     let Some(value) = fields.take("for") else { return Ok(None) };
@@ -167,6 +173,9 @@ fn read_fault(
         }
         "order" => read_order(fields, known)?,
         other => {
+            if let Ok(flaw) = SocketFlaw::from_str(other) {
+                return Ok(Some(Fault::Sockets { flaw, target: target(fields, "target", known)? }));
+            }
             let Ok(flaw) = PostgresFlaw::from_str(other) else { return Ok(None) };
             Fault::Postgres { flaw, target: target(fields, "target", known)? }
         }

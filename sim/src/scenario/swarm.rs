@@ -234,7 +234,7 @@ fn read_entry(mut fields: Fields<'_>) -> Result<Entry, BadInput> {
 
 /// Adds the event, unless one writer would not be promised any more: then a violation would mean
 /// nothing. A dash of the guarantee is a scenario's business.
-fn keep_if_promised(plan: &mut Plan, event: PlanEvent) {
+pub(super) fn keep_if_promised(plan: &mut Plan, event: PlanEvent) {
     if check_target(&event, plan).is_err() {
         return;
     }

@@ -23,6 +23,9 @@ pub(super) fn plan_table(plan: &Plan, with_seed: bool) -> Table {
     if plan.drawn {
         put(&mut table, "drawn", true);
     }
+    if let Some(why) = &plan.messages_only {
+        put(&mut table, "messages_only", why.as_str());
+    }
     put(&mut table, "duration", span(plan.duration));
     put(&mut table, "cluster", cluster_table(&plan.cluster));
     put(&mut table, "workload", workload_table(&plan.workload));
@@ -39,7 +42,8 @@ pub(super) fn plan_table(plan: &Plan, with_seed: bool) -> Table {
 }
 
 /// The name of a mode in files.
-pub(super) fn mode_name(mode: Mode) -> &'static str {
+#[must_use]
+pub fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Async => "async",
         Mode::QuorumSync => "quorum-sync",
@@ -140,6 +144,7 @@ fn event_table(event: &PlanEvent) -> Table {
         }
         Fault::Disk { target, flaw } => disk_fields(&mut table, &target.to_string(), *flaw),
         Fault::Postgres { target, flaw } => named(&mut table, flaw.name(), target),
+        Fault::Sockets { target, flaw } => named(&mut table, flaw.name(), target),
         Fault::Order { order, answer, times, name } => {
             put(&mut table, "fault", "order");
             order_fields(&mut table, order);

@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::json;
 
-use crate::report::{RunOptions, Runner};
+use crate::report::{RunOptions, Runner, WorldKind};
 use crate::scenario::{BadInput, read_file};
 
 use super::threads::alone;
@@ -20,6 +20,9 @@ pub(super) struct DeterminismArgs {
     /// The profile or scenario.
     #[arg(long, default_value = EVERYTHING)]
     profile: String,
+    /// What the members speak through.
+    #[arg(long, value_enum, default_value_t)]
+    world: WorldKind,
     /// Let true entropy in on purpose; the check has to notice, and then ends well.
     #[arg(long)]
     canary: bool,
@@ -35,11 +38,13 @@ pub(super) struct TraceHashArgs {
     seed: u64,
     #[arg(long)]
     canary: bool,
+    #[arg(long, value_enum, default_value_t)]
+    world: WorldKind,
 }
 
 pub(super) fn determinism(runner: Runner, args: &DeterminismArgs) -> Result<Ending, BadInput> {
     let document = read_file(&args.profile)?;
-    let options = RunOptions { canary: args.canary, ..RunOptions::default() };
+    let options = RunOptions { canary: args.canary, world: args.world, ..RunOptions::default() };
     let hash = |seed: u64| alone(runner, &document.plan(seed), &options).trace_hash;
     // Forwards, then backwards: but for the middle one, every seed has another position in the
     // process and other runs before it.
@@ -79,7 +84,7 @@ pub(super) fn determinism(runner: Runner, args: &DeterminismArgs) -> Result<Endi
 
 pub(super) fn trace_hash(runner: Runner, args: &TraceHashArgs) -> Result<Ending, BadInput> {
     let document = read_file(&args.profile)?;
-    let options = RunOptions { canary: args.canary, ..RunOptions::default() };
+    let options = RunOptions { canary: args.canary, world: args.world, ..RunOptions::default() };
     println!("{:016x}", alone(runner, &document.plan(args.seed), &options).trace_hash);
     Ok(Ending::Clean)
 }
@@ -89,6 +94,7 @@ fn in_a_fresh_process(args: &DeterminismArgs, seed: u64) -> Result<u64, BadInput
         .map_err(|error| trouble(format!("this program cannot be found again: {error}")))?;
     let mut command = Command::new(program);
     command.arg("trace-hash").arg(&args.profile).arg("--seed").arg(seed.to_string());
+    command.arg("--world").arg(args.world.name());
     if args.canary {
         command.arg("--canary");
     }

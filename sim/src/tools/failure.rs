@@ -1,25 +1,98 @@
-//! What is kept and said of a run that failed: enough to see it again, and to read it.
+//! What is kept and said of a run that failed: enough to see it again, smaller, and to read it.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::report::{RunOptions, RunReport, Runner};
+use crate::report::{RunOptions, RunReport, Runner, WorldKind};
 use crate::scenario::{Plan, fnv1a, saboteur_name};
 
+use super::shrink::{Effort, Shrunk, USUAL, first_violation, kept_as, smaller, unjudged};
 use super::threads::alone;
+use super::{shrink, timeline};
 
 /// Where failed plans are kept.
-const FAILURES: &str = "target/sim-failures";
+pub(super) const FAILURES: &str = "target/sim-failures";
 /// How much of a trace is shown; all of it is in the file.
 const SHOWN_LINES: usize = 60;
 /// The versions of everything that a run is made of.
 const LOCK_FILE: &[u8] = include_bytes!("../../../Cargo.lock");
 
+/// The failures of one command, the first of each kind: the others would be the same story again.
+#[derive(Debug, Default)]
+pub(super) struct Failures(BTreeMap<String, (Plan, WorldKind)>);
+
+impl Failures {
+    /// A run of this plan failed.
+    pub(super) fn note(&mut self, plan: &Plan, report: &RunReport, options: &RunOptions) {
+        if let Some(first) = report.violations.first() {
+            self.0
+                .entry(first.invariant.clone())
+                .or_insert_with(|| (as_run(plan, options), options.world));
+        }
+    }
+
+    /// Makes each smaller where that was not waived, draws it, and says where all that is.
+    pub(super) fn explain(&self, runner: Runner, jobs: usize, waived: bool) {
+        for (plan, world) in self.0.values() {
+            explain(
+                runner,
+                plan,
+                Effort { jobs, within: USUAL, told: true, world: *world },
+                waived,
+            );
+        }
+    }
+}
+
+fn explain(runner: Runner, plan: &Plan, effort: Effort, waived: bool) {
+    let world = effort.world;
+    let options = RunOptions { world, ..RunOptions::default() };
+    let failure = || first_violation(&alone(runner, &unjudged(plan), &options));
+    let shrunk = if waived { None } else { failure() };
+    let shrunk = shrunk.map(|violation| smaller(runner, plan, violation, effort));
+    let page = match keep_smaller(runner, plan, shrunk.as_ref(), world) {
+        Ok(page) => page,
+        Err(error) => {
+            eprintln!("the failure could not be kept in {FAILURES}: {error}");
+            return;
+        }
+    };
+    eprintln!();
+    if let Some(shrunk) = &shrunk {
+        let (left, before) = (shrunk.plan.events.len(), plan.events.len());
+        eprintln!("shrunk     {left} of {before} events are left: {}", shrunk.violation);
+        let (file, world) = (kept_as(plan), world.name());
+        eprintln!("replay     cargo run -p sim -- replay {} --world {world}", file.display());
+    }
+    eprintln!("page       {}", page.display());
+}
+
+/// Writes the smaller plan, where there is one, and draws it, or else the plan; returns the page.
+pub(super) fn keep_smaller(
+    runner: Runner,
+    plan: &Plan,
+    shrunk: Option<&Shrunk>,
+    world: WorldKind,
+) -> io::Result<PathBuf> {
+    let page = Path::new(FAILURES).join(format!("{}-{}.html", plan.name, plan.seed));
+    if let Some(shrunk) = shrunk {
+        shrink::write(&kept_as(plan), plan, shrunk)?;
+    }
+    timeline::draw(runner, shrunk.map_or(plan, |shrunk| &shrunk.plan), world, &page)?;
+    Ok(page)
+}
+
+/// The plan with the rule that was broken in the run.
+fn as_run(plan: &Plan, options: &RunOptions) -> Plan {
+    Plan { sabotage: options.sabotage.or(plan.sabotage), ..plan.clone() }
+}
+
 /// Keeps the plan and the trace, and prints what a person needs.
 pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &RunOptions) {
     let again = alone(runner, plan, &RunOptions { keep_trace: true, ..*options });
-    let broken = options.sabotage.or(plan.sabotage);
-    let kept = Plan { sabotage: broken, ..plan.clone() };
+    let kept = as_run(plan, options);
     let (plan_file, trace_file) = keep(&kept, &again);
     eprintln!();
     let skipped = again.trace.len().saturating_sub(SHOWN_LINES);
@@ -36,14 +109,16 @@ pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &Ru
         eprintln!("the second run took another course: the run is not deterministic");
     }
     eprintln!("seed       {}", plan.seed);
-    eprintln!("world      messages");
+    let world = options.world.name();
+    eprintln!("world      {world}");
     eprintln!("profile    {}", plan.name);
     eprintln!("plan hash  {:016x}", plan.hash());
     eprintln!("lock hash  {:016x}", fnv1a(LOCK_FILE));
-    if let Some(saboteur) = broken {
+    if let Some(saboteur) = kept.sabotage {
         eprintln!("sabotage   {}", saboteur_name(saboteur));
     }
-    eprintln!("replay     cargo run -p sim -- replay {}", plan_file.display());
+    let file = plan_file.display();
+    eprintln!("replay     cargo run -p sim -- replay {file} --world {world}");
 }
 
 /// Writes both files. Where that fails, the run is still told of, and where the files would be.

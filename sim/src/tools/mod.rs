@@ -6,22 +6,31 @@
 //!
 //! Exit codes: 0 is clean, 1 a violation, 2 bad input.
 
+mod authority;
+mod compare;
+mod coverage;
 mod determinism;
+mod envelope;
+mod exhibit;
 mod failure;
 mod mutants;
 mod runs;
+mod shrink;
 mod sweep;
 mod threads;
+mod timeline;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pg_replica::sabotage::Saboteur;
 
-use crate::report::Runner;
-use crate::scenario::{BadInput, saboteur_named};
+use crate::report::{Runner, WorldKind};
+use crate::scenario::{BadInput, Fault, Order, Plan, PlanEvent, saboteur_named};
+use crate::sockets::MEMBERS_MAX;
 
-pub use threads::alone;
+pub(crate) use authority::authority;
+pub use threads::{alone, spread};
 
 /// The profile of everything that can happen.
 pub(crate) const EVERYTHING: &str = "chaos/profiles/everything.toml";
@@ -42,10 +51,18 @@ enum Verb {
     Sweep(sweep::SweepArgs),
     /// Run a plan that was written out, with its own seed, and show its trace.
     Replay(runs::ReplayArgs),
+    /// Make a failing plan smaller, as long as its first violation stays of the same kind.
+    Shrink(shrink::ShrinkArgs),
+    /// Draw a plan's run as one page.
+    Timeline(timeline::TimelineArgs),
     /// Check that a seed stands for one trace: twice in this process, once in a fresh one.
     Determinism(determinism::DeterminismArgs),
     /// Break each rule of the product in turn, and count the seeds until a check notices.
     Mutants(mutants::MutantsArgs),
+    /// Run a plan in both worlds, and compare what came of it.
+    Compare(compare::CompareArgs),
+    /// Measure how wrong clocks and how long freezes may be before two servers overlap.
+    Envelope(envelope::EnvelopeArgs),
     /// List the scenarios with their claims.
     List(runs::ListArgs),
     /// Print the trace hash of one run, for `determinism`.
@@ -69,13 +86,17 @@ pub(crate) struct Seeds {
 /// Carries out the command line; `runner` makes the runs.
 #[must_use]
 pub fn main(runner: Runner) -> ExitCode {
-    end_when_nobody_listens();
+    say_what_somebody_wants_to_hear();
     let ended = match Cli::parse().verb {
         Verb::Run(args) => runs::run(runner, &args),
         Verb::Sweep(args) => sweep::sweep(runner, &args),
         Verb::Replay(args) => runs::replay(runner, &args),
+        Verb::Shrink(args) => shrink::verb(runner, &args),
+        Verb::Timeline(args) => timeline::verb(runner, &args),
         Verb::Determinism(args) => determinism::determinism(runner, &args),
         Verb::Mutants(args) => mutants::mutants(runner, &args),
+        Verb::Compare(args) => compare::compare(runner, &args),
+        Verb::Envelope(args) => envelope::envelope(runner, &args),
         Verb::List(args) => runs::list(&args),
         Verb::TraceHash(args) => determinism::trace_hash(runner, &args),
     };
@@ -90,13 +111,17 @@ pub fn main(runner: Runner) -> ExitCode {
 }
 
 /// A reader that has seen enough (`sim list | head`) closes the pipe. That is no failure of ours:
-/// the program ends, in silence, instead of panicking over the line that it cannot print.
-fn end_when_nobody_listens() {
+/// the program ends, in silence, instead of panicking over the line that it cannot print. And a
+/// search for a smaller plan that panics meets the same panic hundreds of times; it was told once.
+fn say_what_somebody_wants_to_hear() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic.payload_as_str().unwrap_or_default();
         if text.starts_with("failed printing to") && text.contains("Broken pipe") {
             std::process::exit(0);
+        }
+        if shrink::is_searching() && threads::is_a_run() {
+            return;
         }
         before(panic);
     }));
@@ -105,6 +130,15 @@ fn end_when_nobody_listens() {
 impl Seeds {
     fn iter(self) -> impl DoubleEndedIterator<Item = u64> {
         self.first..=self.last
+    }
+
+    /// The same seeds, so many at a time.
+    fn blocks(self, size: u64) -> impl Iterator<Item = Seeds> {
+        let firsts = (0..=(self.last - self.first) / size).map(move |block| block * size);
+        firsts.map(move |offset| {
+            let first = self.first + offset;
+            Seeds { first, last: self.last.min(first.saturating_add(size - 1)) }
+        })
     }
 
     fn count(self) -> u64 {
@@ -125,6 +159,35 @@ fn parse_seeds(text: &str) -> Result<Seeds, String> {
     Ok(seeds)
 }
 
+/// Why this world cannot run the plan, if it cannot.
+fn why_not(plan: &Plan, world: WorldKind) -> Option<String> {
+    match world {
+        WorldKind::Messages => {
+            let knows = |event: &&PlanEvent| !matches!(event.fault, Fault::Sockets { .. });
+            let unknown = plan.events.iter().find(|event| !knows(event))?;
+            Some(format!("`{}` is known in --world sockets alone", unknown.fault))
+        }
+        WorldKind::Sockets => {
+            let through_pages = plan.events.iter().find_map(|event| pages_refuse(&event.fault));
+            plan.messages_only.clone().or(through_pages)
+        }
+    }
+}
+
+/// Why an event cannot come about where members have certificates and operators ask for pages.
+fn pages_refuse(fault: &Fault) -> Option<String> {
+    if let Fault::Order { order: Order::Failover { to: None, .. }, .. } = fault {
+        return Some("the HTTP interface takes no failover without its candidate".into());
+    }
+    let order = if let Fault::Order { order, .. } = fault { Some(order) } else { None };
+    let added = if let Some(Order::Add { node, .. }) = order { Some(node) } else { None };
+    let new = if let Fault::ReplaceMachine { node, .. } = fault { Some(node) } else { added };
+    if new.is_some_and(|node| node.0 > MEMBERS_MAX) {
+        return Some(format!("in --world sockets members are numbered up to {MEMBERS_MAX}"));
+    }
+    None
+}
+
 fn parse_saboteur(text: &str) -> Result<Saboteur, String> {
     saboteur_named(text)
 }
@@ -136,6 +199,11 @@ pub(crate) fn entropy_of_no_seed() -> u64 {
     let mixed = u64::from(std::process::id()) ^ (&raw const *here).addr() as u64;
     // Spread over all bits, so that any few of them differ.
     mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+}
+
+#[allow(clippy::disallowed_methods, reason = "who waits for a tool waits by the clock on the wall")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// An error of the tool's own surroundings: it is no violation, and nothing was proven either.
@@ -155,8 +223,30 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_seeds_are_all_of_them_once() {
+        let ends = |first, last| -> Vec<(u64, u64)> {
+            let blocks = Seeds { first, last }.blocks(100);
+            blocks.map(|block| (block.first, block.last)).collect()
+        };
+        assert_eq!(ends(1, 250), [(1, 100), (101, 200), (201, 250)]);
+        assert_eq!(ends(7, 106), [(7, 106)]);
+        assert_eq!(ends(u64::MAX - 1, u64::MAX), [(u64::MAX - 1, u64::MAX)]);
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_and_every_option_says_what_it_is_for() {
+        use clap::CommandFactory;
+        let command = Cli::command();
+        for verb in command.get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} says nothing", verb.get_name());
+            let silent = verb.get_arguments().find(|option| option.get_help().is_none());
+            assert!(silent.is_none() || verb.is_hide_set(), "{}: {silent:?}", verb.get_name());
+        }
     }
 }

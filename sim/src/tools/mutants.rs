@@ -1,16 +1,20 @@
 //! `mutants`: proof that the checks can fail. Each rule of the product is broken in turn, and the
-//! seeds are counted until a check notices.
+//! seeds are counted until a check notices. With `--shrink` each of these failures is also made
+//! smaller and drawn, as a failure of the product would be: see `exhibit`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
-use crate::report::{RunOptions, Runner, Violation};
-use crate::scenario::{BadInput, Document, read_file, saboteur_name};
+use crate::report::{RunOptions, Runner, Violation, WorldKind};
+use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, saboteur_name};
 
+use super::exhibit::{EVENTS_MOST, Exhibit, exhibit, table};
+use super::shrink::{Effort, first_violation};
 use super::threads::{alone, spread};
 use super::{EVERYTHING, Ending, parse_saboteur, trouble};
 
@@ -34,22 +38,32 @@ pub(super) struct MutantsArgs {
     /// How many mutants at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Make each failure smaller and draw it, print a table of them, and fail where one keeps more
+    /// than six events.
+    #[arg(long)]
+    shrink: bool,
+    /// With --shrink, how long to search for each at most.
+    #[arg(long, value_parser = parse_duration, default_value = "60s", requires = "shrink")]
+    within: Duration,
 }
 
 /// How a mutant fared.
-struct Fate {
-    saboteur: Saboteur,
+pub(super) struct Fate {
+    pub(super) saboteur: Saboteur,
     stage: String,
     /// The check that has to notice, by the stage's word.
     wanted: Option<String>,
-    killed: Option<Kill>,
+    pub(super) killed: Option<Kill>,
+    /// The failure made smaller and drawn, where that was asked for.
+    pub(super) exhibit: Option<Exhibit>,
 }
 
 /// What killed it.
-struct Kill {
-    seeds: u64,
-    seed: u64,
-    by: Violation,
+pub(super) struct Kill {
+    pub(super) seeds: u64,
+    pub(super) by: Violation,
+    /// The run, with the rule broken.
+    pub(super) plan: Plan,
 }
 
 pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadInput> {
@@ -64,17 +78,36 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
         return Err(trouble("--max-seeds is one at least"));
     }
     let mut fates = Vec::new();
+    let mut trouble_met = None;
+    let effort = Effort { jobs: 1, within: args.within, told: false, world: WorldKind::Messages };
     let work = |saboteur: Saboteur| {
         let (document, file) = &stages[&saboteur];
         let killed = hunt(runner, document, saboteur, args.max_seeds);
+        let kill = killed.as_ref().filter(|_| args.shrink);
+        let exhibit = kill.map(|kill| exhibit(runner, document, kill, effort)).transpose()?;
         let wanted = document.base().expect.violation.clone();
-        Fate { saboteur, stage: file.clone(), wanted, killed }
+        Ok(Fate { saboteur, stage: file.clone(), wanted, killed, exhibit })
     };
-    spread(args.jobs, wanted.into_iter(), work, |fate| {
-        tell(&fate, args.max_seeds);
-        fates.push(fate);
-        true
+    spread(args.jobs, wanted.into_iter(), work, |fate| match fate {
+        Ok(fate) => {
+            tell(&fate, args.max_seeds);
+            fates.push(fate);
+            true
+        }
+        Err(error) => {
+            trouble_met = Some(error);
+            false
+        }
     });
+    if let Some(error) = trouble_met {
+        return Err(error);
+    }
+    fates.sort_by_key(|fate| fate.saboteur);
+    Ok(conclude(&fates, args))
+}
+
+/// Says what all of them came to.
+fn conclude(fates: &[Fate], args: &MutantsArgs) -> Ending {
     let survivors: Vec<String> = fates
         .iter()
         .filter(|fate| fate.killed.is_none())
@@ -90,7 +123,21 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
         seeds.len(),
         seeds.last().copied().unwrap_or(0)
     );
+    if args.shrink && !args.json {
+        print!("{}", table(fates));
+    }
+    let large: Vec<&Fate> = fates
+        .iter()
+        .filter(|fate| fate.exhibit.as_ref().is_some_and(|exhibit| exhibit.after > EVENTS_MOST))
+        .collect();
+    for fate in &large {
+        eprintln!("{} keeps more than {EVENTS_MOST} events", saboteur_name(fate.saboteur));
+    }
     if args.json {
+        let shrunk: BTreeMap<String, &Exhibit> = fates
+            .iter()
+            .filter_map(|fate| Some((saboteur_name(fate.saboteur), fate.exhibit.as_ref()?)))
+            .collect();
         let each: BTreeMap<String, Option<u64>> = fates
             .iter()
             .map(|fate| (saboteur_name(fate.saboteur), fate.killed.as_ref().map(|k| k.seeds)))
@@ -107,11 +154,11 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
             json!({
                 "total": fates.len(), "killed": seeds.len(), "median_seeds": median,
                 "survivors": survivors, "seeds_to_kill": each, "killed_by": by,
-                "named_check": wanted,
+                "named_check": wanted, "shrunk": shrunk,
             })
         );
     }
-    Ok(if survivors.is_empty() { Ending::Clean } else { Ending::Violation })
+    if survivors.is_empty() && large.is_empty() { Ending::Clean } else { Ending::Violation }
 }
 
 /// The first seed whose run is clean with every rule kept, and with this one broken meets the
@@ -119,19 +166,18 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
 fn hunt(runner: Runner, document: &Document, saboteur: Saboteur, max_seeds: u64) -> Option<Kill> {
     let wanted = document.base().expect.violation.clone();
     for seed in 1..=max_seeds {
-        let mut plan = document.plan(seed);
+        let mut kept = document.plan(seed);
         // The run is to be judged as if nobody had broken anything.
-        plan.expect.violation = None;
-        plan.sabotage = None;
-        let broken = RunOptions { sabotage: Some(saboteur), ..RunOptions::default() };
-        let report = alone(runner, &plan, &broken);
-        let first = report.violations.into_iter().next();
+        kept.expect.violation = None;
+        kept.sabotage = None;
+        let plan = Plan { sabotage: Some(saboteur), ..kept.clone() };
+        let first = first_violation(&alone(runner, &plan, &RunOptions::default()));
         let named = first.filter(|violation| {
             wanted.as_ref().is_none_or(|wanted| violation.invariant == *wanted)
         });
         let Some(by) = named else { continue };
-        if alone(runner, &plan, &RunOptions::default()).is_clean() {
-            return Some(Kill { seeds: seed, seed, by });
+        if alone(runner, &kept, &RunOptions::default()).is_clean() {
+            return Some(Kill { seeds: seed, by, plan });
         }
         eprintln!(
             "{}: seed {seed} of {} fails with every rule kept, so it proves nothing",
@@ -145,10 +191,15 @@ fn hunt(runner: Runner, document: &Document, saboteur: Saboteur, max_seeds: u64)
 fn tell(fate: &Fate, max_seeds: u64) {
     let name = saboteur_name(fate.saboteur);
     match &fate.killed {
-        Some(kill) => eprintln!(
-            "killed    {name:<32} {:>4} seeds, seed {} of {}: {}",
-            kill.seeds, kill.seed, fate.stage, kill.by
-        ),
+        Some(kill) => {
+            let shrunk = fate.exhibit.as_ref().map_or_else(String::new, |exhibit| {
+                format!("; {} of {} events are left", exhibit.after, exhibit.before)
+            });
+            eprintln!(
+                "killed    {name:<32} {:>4} seeds, seed {} of {}: {}{shrunk}",
+                kill.seeds, kill.plan.seed, fate.stage, kill.by
+            );
+        }
         None => {
             let named = fate.wanted.as_deref().unwrap_or("any check");
             eprintln!("SURVIVED  {name:<32} {max_seeds:>4} seeds of {}: {named}", fate.stage);

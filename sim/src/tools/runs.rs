@@ -6,11 +6,12 @@ use clap::Args;
 use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
-use crate::report::{RunOptions, RunReport, Runner};
+use crate::report::{RunOptions, RunReport, Runner, WorldKind};
 use crate::scenario::{BadInput, Document, Plan, read_file};
 
+use super::failure::Failures;
 use super::threads::alone;
-use super::{Ending, failure, parse_saboteur, trouble};
+use super::{Ending, failure, parse_saboteur, trouble, why_not};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -26,15 +27,24 @@ pub(super) struct RunArgs {
     /// One JSON object per file on standard output, and nothing else there.
     #[arg(long)]
     json: bool,
+    /// Leave failures as they are, instead of searching for a smaller plan for up to a minute.
+    #[arg(long)]
+    no_shrink: bool,
     /// Break this rule of the product.
     #[arg(long, value_parser = parse_saboteur)]
     sabotage: Option<Saboteur>,
+    /// What the members speak through.
+    #[arg(long, value_enum, default_value_t)]
+    world: WorldKind,
 }
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
     /// The plan.
     plan: String,
+    /// What the members speak through.
+    #[arg(long, value_enum, default_value_t)]
+    world: WorldKind,
     /// Leave the trace out.
     #[arg(long)]
     quiet: bool,
@@ -54,10 +64,21 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
     let documents: Result<Vec<Document>, BadInput> =
         args.files.iter().map(|file| read_file(file)).collect();
     let documents = documents?;
-    let options = RunOptions { keep_trace: args.trace, sabotage: args.sabotage, canary: false };
-    let mut failed = 0;
+    let options = RunOptions {
+        keep_trace: args.trace,
+        sabotage: args.sabotage,
+        world: args.world,
+        ..RunOptions::default()
+    };
+    let (mut failed, mut skipped) = (0, 0);
+    let mut failures = Failures::default();
     for document in &documents {
         let plan = document.plan(args.seed.unwrap_or(document.base().seed));
+        if let Some(why) = why_not(&plan, args.world) {
+            eprintln!("skipped   {}: {why}", plan.name);
+            skipped += 1;
+            continue;
+        }
         let report = alone(runner, &plan, &options);
         if args.json {
             println!("{}", object(&plan, &report));
@@ -70,11 +91,14 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
         if !report.is_clean() {
             failed += 1;
             failure::tell(runner, &plan, &report, &options);
+            failures.note(&plan, &report, &options);
         }
     }
     if documents.len() > 1 && !args.json {
-        println!("{} scenarios, {failed} failed", documents.len());
+        let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+        println!("{} scenarios, {failed} failed{skipped}", documents.len());
     }
+    failures.explain(runner, 1, args.no_shrink);
     Ok(if failed == 0 { Ending::Clean } else { Ending::Violation })
 }
 
@@ -85,7 +109,11 @@ pub(super) fn replay(runner: Runner, args: &ReplayArgs) -> Result<Ending, BadInp
             "is a profile: `sweep` or `run --seed` draw from it",
         ));
     };
-    let options = RunOptions { keep_trace: !args.quiet, ..RunOptions::default() };
+    let options =
+        RunOptions { keep_trace: !args.quiet, world: args.world, ..RunOptions::default() };
+    if let Some(why) = why_not(&plan, args.world) {
+        return Err(BadInput::about(&args.plan, why));
+    }
     let report = alone(runner, &plan, &options);
     if args.json {
         println!("{}", object(&plan, &report));

@@ -8,12 +8,14 @@ use clap::Args;
 use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
-use crate::report::{RunOptions, RunReport, Runner};
-use crate::scenario::{BadInput, Plan, read_file};
+use crate::report::{RunOptions, RunReport, Runner, WorldKind};
+use crate::scenario::{BadInput, Document, Plan, read_file};
 use crate::sometimes::Sometimes;
 
+use super::coverage::{self, Seen};
+use super::failure::Failures;
 use super::threads::{alone, spread};
-use super::{Ending, Seeds, failure, parse_saboteur, parse_seeds};
+use super::{Ending, Seeds, failure, now, parse_saboteur, parse_seeds, why_not};
 
 #[derive(Args)]
 pub(super) struct SweepArgs {
@@ -34,6 +36,18 @@ pub(super) struct SweepArgs {
     /// Fail, and name them, where some rare states were never reached.
     #[arg(long)]
     require_all_states: bool,
+    /// Stop when a thousand seeds brought fewer new states of the cluster than this.
+    #[arg(long)]
+    until_plateau: Option<u64>,
+    /// Draw every other plan from one that has led to a new state.
+    #[arg(long)]
+    bias: bool,
+    /// Leave failures as they are, instead of searching for a smaller plan for up to a minute.
+    #[arg(long)]
+    no_shrink: bool,
+    /// What the members speak through.
+    #[arg(long, value_enum, default_value_t)]
+    world: WorldKind,
     /// Break this rule of the product.
     #[arg(long, value_parser = parse_saboteur)]
     sabotage: Option<Saboteur>,
@@ -48,33 +62,60 @@ struct Tally {
     acknowledged: u64,
     outages: Vec<Duration>,
     reached: BTreeMap<&'static str, u64>,
+    seen: Seen,
 }
 
 pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput> {
     let document = read_file(&args.profile)?;
-    let options = RunOptions { sabotage: args.sabotage, ..RunOptions::default() };
+    if args.bias && matches!(document, Document::Plan(_)) {
+        let what = "is no profile: --bias draws plans, and there is nothing to draw from here";
+        return Err(BadInput::about(&args.profile, what));
+    }
+    let options =
+        RunOptions { sabotage: args.sabotage, world: args.world, ..RunOptions::default() };
+    if let Some(why) = why_not(&document.plan(document.base().seed), args.world) {
+        return Err(BadInput::about(&args.profile, why));
+    }
     let mut tally = Tally::new();
     let mut progress = Progress::new(args.seeds.count());
-    let work = |seed: u64| -> (Plan, RunReport) {
-        let plan = document.plan(seed);
-        let report = alone(runner, &plan, &options);
-        (plan, report)
-    };
-    spread(args.jobs, args.seeds.iter(), work, |(plan, report)| {
-        tally.add(&report);
-        progress.show(&tally);
-        if report.is_clean() {
-            return true;
+    let mut failures = Failures::default();
+    for block in args.seeds.blocks(coverage::BLOCK) {
+        let known = std::mem::take(&mut tally.seen);
+        let work = |seed: u64| -> (Plan, RunReport) {
+            let plan = match &document {
+                Document::Profile(profile) if args.bias => known.biased(profile, seed),
+                Document::Profile(_) | Document::Plan(_) => document.plan(seed),
+            };
+            let report = alone(runner, &plan, &options);
+            (plan, report)
+        };
+        let mut runs = Vec::new();
+        spread(args.jobs, block.iter(), work, |(plan, report)| {
+            tally.add(&report);
+            progress.show(&tally);
+            let go_on = report.is_clean() || args.keep_going;
+            if !report.is_clean() {
+                progress.end_line();
+                failure::tell(runner, &plan, &report, &options);
+                failures.note(&plan, &report, &options);
+            }
+            runs.push((plan, report.states));
+            go_on
+        });
+        tally.seen = known;
+        tally.seen.end_block(runs);
+        if (!tally.failed.is_empty() && !args.keep_going)
+            || args.until_plateau.is_some_and(|least| tally.seen.is_flat(least))
+        {
+            break;
         }
-        progress.end_line();
-        failure::tell(runner, &plan, &report, &options);
-        args.keep_going
-    });
+    }
     progress.end_line();
     tally.tell();
     if args.json {
         println!("{}", tally.json());
     }
+    failures.explain(runner, args.jobs, args.no_shrink);
     let lacking = args.require_all_states && !tally.never().is_empty();
     if lacking {
         eprintln!("these seeds prove nothing about: {}", tally.never().join(", "));
@@ -92,6 +133,7 @@ impl Tally {
             acknowledged: 0,
             outages: Vec::new(),
             reached: BTreeMap::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -147,6 +189,13 @@ impl Tally {
             median.as_secs_f64(),
             worst.as_secs_f64()
         );
+        let new: Vec<String> =
+            self.seen.new_per_thousand().iter().map(ToString::to_string).collect();
+        eprintln!(
+            "{} states of the cluster; new ones per thousand seeds: {}",
+            self.seen.count(),
+            new.join(", ")
+        );
         for (name, runs) in &self.reached {
             eprintln!("  {runs:>6} runs reached {name}");
         }
@@ -166,6 +215,8 @@ impl Tally {
             "wall_s": self.wall().as_secs_f64(),
             "outage_median_s": median.as_secs_f64(),
             "outage_worst_s": worst.as_secs_f64(),
+            "states": self.seen.count(),
+            "new_states_per_thousand_seeds": self.seen.new_per_thousand(),
             "sometimes": self.reached,
             "never": self.never(),
         })
@@ -214,9 +265,4 @@ impl Progress {
             eprint!("\r\x1b[K");
         }
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the pace of a sweep is measured in wall time")]
-fn now() -> Instant {
-    Instant::now()
 }

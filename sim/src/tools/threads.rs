@@ -11,11 +11,14 @@ use crate::scenario::Plan;
 /// Enough for the deepest future that a run polls.
 const STACK_BYTES: usize = 16 << 20;
 
+/// How the name of a run's thread begins.
+const NAME: &str = "seed-";
+
 /// Makes a run on a thread of its own. A panic in it is a violation like any other.
 pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     let (own_plan, own_options) = (plan.clone(), *options);
     let thread = thread::Builder::new()
-        .name(format!("seed-{}", plan.seed))
+        .name(format!("{NAME}{}", plan.seed))
         .stack_size(STACK_BYTES)
         .spawn(move || catch_unwind(AssertUnwindSafe(|| runner(&own_plan, &own_options))))
         .expect("the operating system grants a thread");
@@ -42,9 +45,14 @@ pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     }
 }
 
+/// Whether this thread is that of a run.
+pub(super) fn is_a_run() -> bool {
+    thread::current().name().is_some_and(|name| name.starts_with(NAME))
+}
+
 /// Does `work` for every item, `jobs` at a time, and hands each result to `take` as it comes.
 /// `take` says whether to go on.
-pub(super) fn spread<I, R>(
+pub fn spread<I, R>(
     jobs: usize,
     items: impl Iterator<Item = I> + Send,
     work: impl Fn(I) -> R + Sync,

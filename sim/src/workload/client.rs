@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use pg_replica::ids::NodeId;
 
-use crate::clock::{sleep, true_now};
 use crate::place::Place;
 use crate::streams::{Stream, lock};
 use crate::witness::Row;
@@ -66,7 +65,8 @@ impl<S: Servers> Client<S> {
     pub(super) async fn run(mut self) {
         while !self.is_stopping() {
             let think = self.plan.think;
-            sleep(self.stream.between(think / 2, think + think / 2)).await;
+            let pause = self.stream.between(think / 2, think + think / 2);
+            self.servers.sleep(pause).await;
             if self.is_stopping() {
                 return;
             }
@@ -87,12 +87,12 @@ impl<S: Servers> Client<S> {
             let index = (self.favourite + step) % self.hosts.len();
             let server = self.hosts[index];
             let connecting = self.servers.connect(Place::Client(self.plan.number), server);
-            let connected = within(self.plan.connect_timeout, connecting).await;
+            let connected = within(&self.servers, self.plan.connect_timeout, connecting).await;
             if let Some(Ok(session)) = connected
                 && session.is_writable()
             {
                 self.favourite = index;
-                let since = true_now();
+                let since = self.servers.now();
                 self.open = Some(Open { session, server, since, unanswered: 0, refused: 0 });
                 return;
             }
@@ -100,25 +100,26 @@ impl<S: Servers> Client<S> {
                 return;
             }
         }
-        sleep(ROUND_PAUSE).await;
+        self.servers.sleep(ROUND_PAUSE).await;
     }
 
     async fn write(&mut self) {
         let Some(open) = &mut self.open else { return };
         let row = Row { client: self.plan.number, number: self.next_row };
         self.next_row += 1;
-        let invoked = true_now();
-        let written = within(self.plan.timeout, open.session.write(row)).await;
-        let ended = match written {
-            Some(Written::Acknowledged) => Ended::Acknowledged,
-            Some(Written::Refused) => Ended::Refused,
-            Some(Written::Broken) | None => Ended::Unknown,
+        let invoked = self.servers.now();
+        lock(&self.history).begin(row, invoked);
+        let written = within(&self.servers, self.plan.timeout, open.session.write(row)).await;
+        let (ended, found) = match written {
+            Some(Written::Acknowledged { found }) => (Ended::Acknowledged, found),
+            Some(Written::Refused) => (Ended::Refused, None),
+            Some(Written::Broken) | None => (Ended::Unknown, None),
         };
-        let operation =
-            Operation { row, server: open.server, invoked, ended_at: true_now(), ended };
+        let (server, ended_at) = (open.server, self.servers.now());
+        let operation = Operation { row, server, invoked, ended_at, ended, found };
         lock(&self.history).record(operation, open.since);
         let let_go = match written {
-            Some(Written::Acknowledged) => {
+            Some(Written::Acknowledged { .. }) => {
                 (open.unanswered, open.refused) = (0, 0);
                 false
             }
@@ -139,7 +140,7 @@ impl<S: Servers> Client<S> {
 
     async fn read(&mut self) {
         let Some(open) = &mut self.open else { return };
-        let seen = within(self.plan.timeout, open.session.read()).await;
+        let seen = within(&self.servers, self.plan.timeout, open.session.read()).await;
         match seen {
             Some(true) => open.unanswered = 0,
             Some(false) => open.unanswered = self.plan.patience,
@@ -159,8 +160,12 @@ impl<S: Servers> Client<S> {
 }
 
 /// Waits for `future`, but not longer than `span`.
-async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
-    match select(pin!(future), sleep(span)).await {
+async fn within<S: Servers, F: Future>(
+    servers: &S,
+    span: Duration,
+    future: F,
+) -> Option<F::Output> {
+    match select(pin!(future), pin!(servers.sleep(span))).await {
         Either::Left((output, _)) => Some(output),
         Either::Right(((), _)) => None,
     }

@@ -3,7 +3,7 @@
 //! It is the other side of the oracle's view: the oracle sees what servers answered, this sees what
 //! arrived. Outages are measured from here, because an outage is what clients notice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
@@ -34,12 +34,16 @@ pub struct Operation {
     pub ended_at: Duration,
     /// How it ended.
     pub ended: Ended,
+    /// The row that was in the register, where its client was told COMMIT and there was one.
+    pub found: Option<Row>,
 }
 
 /// Every write of every client, in the order in which they ended.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
+    /// When each row was asked for, whether or not that has ended.
+    begun: BTreeMap<Row, Duration>,
     reads: u64,
     /// The server that acknowledged last, and since when it has been the only one.
     serving: Option<(NodeId, Duration)>,
@@ -87,6 +91,16 @@ impl History {
         refused.map(|operation| operation.row).collect()
     }
 
+    /// When a row was asked for, if it was.
+    #[must_use]
+    pub fn begun(&self, row: Row) -> Option<Duration> {
+        self.begun.get(&row).copied()
+    }
+
+    pub(super) fn begin(&mut self, row: Row, at: Duration) {
+        self.begun.insert(row, at);
+    }
+
     pub(super) fn record(&mut self, operation: Operation, connected_since: Duration) {
         if let Some((serving, since)) = self.serving
             && serving != operation.server
@@ -117,7 +131,8 @@ mod tests {
 
     fn write(client: u32, server: u64, at: u64, ended: Ended) -> Operation {
         let row = Row { client, number: at };
-        Operation { row, server: NodeId(server), invoked: ms(at - 1), ended_at: ms(at), ended }
+        let (server, invoked) = (NodeId(server), ms(at - 1));
+        Operation { row, server, invoked, ended_at: ms(at), ended, found: None }
     }
 
     fn sample() -> History {

@@ -10,6 +10,7 @@
 
 mod client;
 mod history;
+mod register;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,16 +20,22 @@ use std::time::Duration;
 use pg_replica::ids::NodeId;
 
 use crate::place::Place;
+use crate::scenario;
 use crate::streams::{Stream, Streams, lock};
 use crate::witness::Row;
 
 pub use history::{Ended, History, Operation};
+pub use register::{Truth, untruths};
 
 /// Servers that clients can connect to.
 pub trait Servers: Clone + Send + Sync + 'static {
     /// A session.
     type Session: Session;
 
+    /// The true time of the world that they are in.
+    fn now(&self) -> Duration;
+    /// Waits for so long.
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send;
     /// Opens a session, or says why not. May wait for ever: the client has a deadline of its own.
     fn connect(
         &self,
@@ -39,7 +46,7 @@ pub trait Servers: Clone + Send + Sync + 'static {
 
 /// An open session. Dropping it closes it.
 pub trait Session: Send + Sync + 'static {
-    /// Writes a row and commits. May wait for ever.
+    /// Writes a row, puts it into the register and commits. May wait for ever.
     fn write(&self, row: Row) -> impl Future<Output = Written> + Send;
     /// Looks at the table; `false` where the session broke. May wait for ever.
     fn read(&self) -> impl Future<Output = bool> + Send;
@@ -53,7 +60,10 @@ pub trait Session: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The server said COMMIT.
-    Acknowledged,
+    Acknowledged {
+        /// The row that the register held until then, where it held one.
+        found: Option<Row>,
+    },
     /// The server said that nothing was written.
     Refused,
     /// The session ended: the row may be there.
@@ -112,6 +122,22 @@ impl ClientPlan {
         }
     }
 
+    /// The clients of a plan, in the order of their numbers: the stale writers first, the readers
+    /// last.
+    #[must_use]
+    pub fn all(plan: &scenario::Workload) -> Vec<Self> {
+        let client = |number| {
+            if number >= plan.writers {
+                Self::reader(number, plan.think)
+            } else if number < plan.stale {
+                Self::patient_writer(number, plan.think)
+            } else {
+                Self::quick_writer(number, plan.think)
+            }
+        };
+        (0..plan.writers + plan.readers).map(client).collect()
+    }
+
     /// A reader.
     #[must_use]
     pub fn reader(number: u32, think: Duration) -> Self {
@@ -134,8 +160,18 @@ impl Workload {
         Self { history: Arc::default(), stopping: Arc::default(), streams }
     }
 
-    /// Starts a client on the machine of whoever calls.
+    /// Starts a client of a simulated world on the machine of whoever calls.
     pub fn start<S: Servers>(&self, servers: &S, plan: ClientPlan, hosts: &[NodeId]) {
+        drop(madsim::task::spawn(self.life(servers, plan, hosts)));
+    }
+
+    /// All that a client does, for whoever has tasks of another kind.
+    pub fn life<S: Servers>(
+        &self,
+        servers: &S,
+        plan: ClientPlan,
+        hosts: &[NodeId],
+    ) -> impl Future<Output = ()> + Send + use<S> {
         let client = client::Client::new(
             servers.clone(),
             plan.clone(),
@@ -144,7 +180,7 @@ impl Workload {
             Arc::clone(&self.history),
             Arc::clone(&self.stopping),
         );
-        drop(madsim::task::spawn(client.run()));
+        client.run()
     }
 
     /// Lets every client end after its present operation.

@@ -17,15 +17,20 @@ use crate::guard::SimGuard;
 use crate::host::{Host, ProcessKind};
 use crate::invariants::{Oracle, Promise, ServerView, WorldView};
 use crate::postgres::{FOREIGN, Registry, Server, ServerConfig, SimPostgres};
-use crate::report::{RunOptions, Violation};
+use crate::report::{RunOptions, Violation, WorldKind};
 use crate::scenario::Plan;
+use crate::sockets::{CLUSTER, Wires};
 use crate::streams::{Concern, Streams, lock};
 use crate::trace::{Kind, Trace};
 use crate::transport::Exchange;
 use crate::witness::Row;
+use crate::workload::Workload;
 
 use super::operator::Orders;
+use super::pages::Told;
+use super::sight::Sight;
 use super::watching::{Counters, MemberObserver, WorldWitness};
+use super::whole::whole_node;
 
 /// How soon the machine's service manager starts a node again that has ended.
 const SERVICE_RESTART: Duration = Duration::from_millis(500);
@@ -48,6 +53,10 @@ pub(super) struct World {
     pub(super) streams: Streams,
     pub(super) fabric: Fabric,
     pub(super) exchange: Exchange,
+    /// TCP, in the sockets world.
+    pub(super) wires: Option<Wires>,
+    /// What the load balancer was told there.
+    pub(super) told: Mutex<Told>,
     pub(super) registry: Registry,
     pub(super) oracle: Arc<Oracle>,
     pub(super) trace: Arc<Mutex<Trace>>,
@@ -55,6 +64,8 @@ pub(super) struct World {
     pub(super) began: Mutex<Duration>,
     pub(super) orders: Mutex<Orders>,
     pub(super) counters: Arc<Mutex<Counters>>,
+    pub(super) clients: Workload,
+    pub(super) sight: Arc<Mutex<Sight>>,
     pub(super) failed: Mutex<Vec<Violation>>,
     /// Told when all servers have to be looked at.
     pub(super) look: Arc<tokio::sync::Notify>,
@@ -82,19 +93,25 @@ impl World {
         let sabotage = broken.map_or(Sabotage::NONE, Sabotage::of);
         let streams = Streams::new(plan.seed);
         let fabric = Fabric::new(&streams);
+        let tcp = || Wires::new(fabric.clone(), streams.stream(Concern::Sockets));
+        let wires = (options.world == WorldKind::Sockets).then(tcp);
         let promise = Promise { commit_fence: plan.cluster.commit_fence };
         let world = Arc::new_cyclic(|itself| Self {
             plan: plan.clone(),
             sabotage,
             exchange: Exchange::new(fabric.clone(), sabotage),
             registry: Registry::new(fabric.clone()),
+            wires,
+            told: Mutex::default(),
             fabric,
             oracle: Arc::new(Oracle::new(promise, true_now)),
-            trace: Arc::new(Mutex::new(Trace::new(options.keep_trace))),
+            trace: Arc::new(Mutex::new(Trace::new(options.keep_trace || options.record))),
             machines: Mutex::default(),
             began: Mutex::default(),
             orders: Mutex::default(),
             counters: Arc::default(),
+            clients: Workload::new(streams.clone()),
+            sight: Arc::new(Mutex::new(Sight::new(options.record))),
             failed: Mutex::default(),
             look: Arc::default(),
             before: Mutex::default(),
@@ -163,7 +180,7 @@ impl World {
         };
         let config = NodeConfig {
             node,
-            cluster: "simulated".into(),
+            cluster: CLUSTER.into(),
             founding,
             settings,
             adopts: self.existing_database(),
@@ -209,8 +226,6 @@ impl World {
             return;
         }
         let generation = machine.host.start(ProcessKind::Manager);
-        let postgres = SimPostgres::new(machine.server.clone());
-        let env = machine.host.env(&self.exchange, postgres, machine.guard.clone());
         let observer = Arc::new(MemberObserver::new(
             node,
             machine.host.clock().clone(),
@@ -218,12 +233,25 @@ impl World {
             self.trace.clone(),
             self.counters.clone(),
             machine.server.clone(),
+            self.sight.clone(),
         ));
         let ended = Arc::new(tokio::sync::Notify::new());
         let tell = ended.clone();
         let trace = self.trace.clone();
+        let (exchange, wires) = (self.exchange.clone(), self.wires.clone());
+        let node_of = |machine: Machine| async move {
+            match wires {
+                Some(wires) => whole_node(machine, wires, observer).await,
+                None => {
+                    let postgres = SimPostgres::new(machine.server.clone());
+                    let env = machine.host.env(&exchange, postgres, machine.guard.clone());
+                    run(env, machine.config, observer).await
+                }
+            }
+        };
+        let life = node_of(machine.clone());
         drop(machine.host.spawn_on(ProcessKind::Manager, async move {
-            if let Err(error) = run(env, machine.config, observer).await {
+            if let Err(error) = life.await {
                 let text = format_args!("the node ended: {error}");
                 lock(&trace).push(true_now(), Some(node), Kind::Event, text);
             }
@@ -354,6 +382,9 @@ impl World {
         let machines: Vec<Machine> = lock(&self.machines).values().cloned().collect();
         for machine in machines {
             machine.host.crash();
+        }
+        if let Some(wires) = &self.wires {
+            wires.shut_down();
         }
         self.fabric.shut_down();
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use pg_replica::ids::NodeId;
 
-use crate::clock::true_now;
+use crate::clock::{sleep_until_true, true_now};
 use crate::fabric::{LinkFault, Port};
 use crate::host::ProcessKind;
 use crate::nemesis::{DiskFlaws, Machines};
 use crate::place::Place;
-use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, Target};
+use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw, Target};
 use crate::sometimes::Sometimes;
 use crate::streams::{Concern, lock};
 
@@ -79,11 +79,21 @@ impl World {
         self.start_machine(node);
     }
 
+    /// Before its processes die: nobody is left to close what they had open.
+    fn lose_connections(&self, node: NodeId) {
+        if let Some(wires) = &self.wires {
+            wires.lose(node);
+        }
+    }
+
     fn thaw(&self, machine: &Machine) {
         let (node, host) = (machine.host.node(), &machine.host);
         host.thaw();
         if host.is_frozen() {
             return;
+        }
+        if let Some(wires) = &self.wires {
+            wires.thaw(node);
         }
         if let Some((since, with_clock)) = lock(&self.frozen).remove(&node) {
             self.oracle.thawed(node, since, with_clock);
@@ -108,6 +118,10 @@ impl World {
 }
 
 impl Machines for World {
+    async fn sleep_until(&self, at: Duration) {
+        sleep_until_true(at).await;
+    }
+
     fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
         target.resolve(&self.roles(), &mut |n| self.draw(event, n))
     }
@@ -162,6 +176,7 @@ impl Machines for World {
             Process::Guard => kill(ProcessKind::Guard),
             Process::Host => {
                 machine.server.kill_process("a crash of its host");
+                self.lose_connections(node);
                 machine.host.crash();
                 self.go_down(&machine)
             }
@@ -171,6 +186,7 @@ impl Machines for World {
     fn power_loss(&self, node: NodeId) {
         self.with_machine(node, |machine| {
             machine.server.power_loss();
+            self.lose_connections(node);
             machine.host.power_loss();
             self.oracle.mark(Sometimes::PowerLossDroppedWrites);
             self.go_down(machine);
@@ -208,6 +224,9 @@ impl Machines for World {
                 let (_, clock) = frozen.entry(node).or_insert((true_now(), false));
                 *clock |= with_clock;
                 machine.host.freeze(with_clock);
+                if let Some(wires) = &self.wires {
+                    wires.freeze(node);
+                }
                 !lock(&self.down).contains(&node)
             }
         }
@@ -273,6 +292,16 @@ impl Machines for World {
         self.with_machine(node, |machine| machine.server.set_flaw(flaw, on));
     }
 
+    fn set_sockets(&self, node: NodeId, flaw: SocketFlaw, on: bool) -> bool {
+        let Some(wires) = &self.wires else { return false };
+        let began = on && !wires.has_flaw(node, flaw);
+        let hit = wires.set_flaw(node, flaw, on);
+        if began {
+            self.send_strangers(node, flaw);
+        }
+        hit
+    }
+
     fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>) {
         self.give_order(order, answer, times, name);
     }
@@ -287,11 +316,22 @@ impl Machines for World {
         }
     }
 
+    fn struck(&self, event: usize, nodes: &[NodeId], ways: &[(Place, Place)]) {
+        self.note_strike(event, nodes, ways);
+    }
+
+    fn over(&self, event: usize) {
+        self.note_healed(event);
+    }
+
     fn cut_off(&self, clients: BTreeSet<u32>) {
         lock(&self.cut_off).insert(true_now(), clients);
     }
 
     fn heal_everything(&self) {
+        if let Some(wires) = &self.wires {
+            wires.heal();
+        }
         lock(&self.down).clear();
         self.fabric.heal_all();
         lock(&self.rates).clear();

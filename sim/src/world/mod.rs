@@ -9,8 +9,12 @@
 mod cluster;
 mod faults;
 mod operator;
+mod pages;
 mod rare;
+mod sight;
+mod strangers;
 mod watching;
+mod whole;
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -29,14 +33,14 @@ use crate::invariants::Healed;
 use crate::nemesis::{self, Machines};
 use crate::place::Place;
 use crate::postgres::FOREIGN_ROW;
-use crate::report::{Measured, RunOptions, RunReport, Violation};
+use crate::report::{Measured, RunOptions, RunReport, Violation, WorldKind};
 use crate::rt;
 use crate::scenario::{Answer, Fault, Order, Plan, PlanEvent, Process};
 use crate::sometimes::Sometimes;
 use crate::streams::lock;
-use crate::tools::entropy_of_no_seed;
+use crate::tools::{authority, entropy_of_no_seed};
 use crate::trace::Kind;
-use crate::workload::{ClientPlan, Ended, History, Operation, Workload};
+use crate::workload::{ClientPlan, Ended, History, Truth, Workload, untruths};
 
 use cluster::World;
 
@@ -63,6 +67,9 @@ pub fn run(plan: &Plan, options: &RunOptions) -> RunReport {
 /// The run, and whether anything of it is left: what keeps anything keeps the network.
 fn play(plan: &Plan, options: &RunOptions) -> (RunReport, Remains) {
     rt::unbind_all();
+    if options.world == WorldKind::Sockets {
+        authority();
+    }
     let errors = watching::ErrorLog::install();
     let runtime = madsim::runtime::Runtime::with_seed_and_config(plan.seed, Default::default());
     let seat: Arc<std::sync::Mutex<Option<Arc<World>>>> = Arc::default();
@@ -88,6 +95,10 @@ fn play(plan: &Plan, options: &RunOptions) -> (RunReport, Remains) {
         })
     }));
     let world = lock(&seat).take();
+    if let Some(wires) = world.as_ref().and_then(|world| world.wires.as_ref()) {
+        // Where the run broke off, nobody else has done this.
+        wires.shut_down();
+    }
     let remains = world.as_ref().map_or_else(Remains::default, |world| world.fabric.remains());
     let mut report = match (ended, &world) {
         (Ok(measured), Some(world)) => report(world, &measured),
@@ -116,9 +127,12 @@ async fn live(world: &Arc<World>, canary: bool) -> Measured {
         world.expectation_failed("I9", what);
     }
     world.counters_begin();
-    let clients = Workload::new(world.streams.clone());
+    let clients = world.clients.clone();
     if up {
         start_clients(world, &clients);
+        if world.wires.is_some() {
+            drop(madsim::task::spawn(world.clone().balance()));
+        }
         nemesis::run(&world.plan, began, &**world).await;
         recover(world, &clients, &mut measured).await;
     }
@@ -141,33 +155,10 @@ async fn come_up(world: &Arc<World>) -> bool {
 }
 
 fn start_clients(world: &Arc<World>, clients: &Workload) {
-    let plan = &world.plan.workload;
-    let cluster = &world.plan.cluster;
-    let mut data: Vec<NodeId> =
-        cluster.members().filter(|node| cluster.keeps_data(*node)).collect();
-    data.extend(newcomers(&world.plan));
-    for number in 0..plan.writers + plan.readers {
-        let client = if number >= plan.writers {
-            ClientPlan::reader(number, plan.think)
-        } else if number < plan.stale {
-            ClientPlan::patient_writer(number, plan.think)
-        } else {
-            ClientPlan::quick_writer(number, plan.think)
-        };
-        clients.start(&world.registry, client, &data);
+    let hosts = world.plan.servers_of_clients();
+    for client in ClientPlan::all(&world.plan.workload) {
+        clients.start(&world.registry, client, &hosts);
     }
-}
-
-/// The machines that the plan adds later: clients know their addresses from the beginning.
-fn newcomers(plan: &Plan) -> impl Iterator<Item = NodeId> + '_ {
-    plan.events.iter().filter_map(|event| {
-        if let Fault::ReplaceMachine { node, .. }
-        | Fault::Order { order: Order::Add { node, witness: false }, .. } = &event.fault
-        {
-            return Some(*node);
-        }
-        None
-    })
 }
 
 /// First a majority alone, then everybody.
@@ -259,10 +250,13 @@ async fn watch(world: Arc<World>) {
             let told = pin!(world.look.notified());
             drop(select(told, sleep_until_true(until)).await);
             if true_now() < next {
-                world.oracle.look(&world.view());
+                let view = world.view();
+                world.note_sight(&view);
+                world.oracle.look(&view);
             }
         }
         let view = world.view();
+        world.note_sight(&view);
         world.note_rare_states(&view);
         world.oracle.tick(&view);
     }
@@ -293,7 +287,16 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
         world.expectation_failed("I7", "what the database held before is gone".into());
     }
     let summary = world.oracle.summary();
+    let before = (!world.plan.cluster.existing.is_empty()).then_some(FOREIGN_ROW);
+    let truth = Truth::of(&world.plan);
+    let untrue = |history: &History| untruths(history, before, truth, summary.primacies);
+    for what in clients.history(untrue) {
+        world.expectation_failed("client", what);
+    }
     measured.last_primary = last;
+    if let (Some(primary), Some(_)) = (last, &world.wires) {
+        world.judge_the_balancer(primary);
+    }
     measured.acknowledged = summary.acknowledged;
     measured.overlap = summary.overlap_longest;
     measured.late = summary.late_acknowledgements;
@@ -305,18 +308,7 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
     measured.wrong_answers = world.wrong_answers();
     measured.sometimes = world.oracle.reached().iter().map(|(state, _)| state).collect();
     let cut_off = lock(&world.cut_off);
-    let in_touch = |operation: &&Operation| {
-        let latest = cut_off.range(..=operation.ended_at).next_back();
-        latest.is_none_or(|(_, clients)| !clients.contains(&operation.row.client))
-    };
-    clients.history(|history| {
-        let told = || history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
-        let since = |operation: &Operation| operation.ended_at.saturating_sub(began);
-        measured.commits = told().map(since).collect();
-        measured.served = told().filter(in_touch).map(since).collect();
-    });
-    measured.commits.sort();
-    measured.served.sort();
+    clients.history(|history| measured.hear(history, &cut_off, began));
 }
 
 fn report(world: &World, measured: &Measured) -> RunReport {
@@ -330,6 +322,7 @@ fn report(world: &World, measured: &Measured) -> RunReport {
     let mut violations = measured.judge(plan, found);
     violations.extend(world.failed_expectations());
     let trace_hash = lock(&world.trace).hash();
+    let states = lock(&world.sight).states();
     RunReport {
         seed: plan.seed,
         plan_hash: plan.hash(),
@@ -348,6 +341,8 @@ fn report(world: &World, measured: &Measured) -> RunReport {
         primary: measured.last_primary.map(|node| node.0),
         orders: world.order_lines(),
         trace: world.trace_lines(),
+        states,
+        recording: world.recording(began + measured.ended),
     }
 }
 
@@ -363,7 +358,9 @@ fn broken_off(plan: &Plan, panic: Option<Box<dyn Any + Send>>, world: Option<&Wo
         let trace = lock(&world.trace);
         trace.lines().last().map_or(Duration::ZERO, |line| line.at)
     });
-    let violation = Violation { invariant: "panic".into(), at, what };
+    let began = world.map_or(Duration::ZERO, |world| *lock(&world.began));
+    let since = at.saturating_sub(began);
+    let violation = Violation { invariant: "panic".into(), at: since, what };
     let trace_hash = world.map_or(0, |world| lock(&world.trace).hash());
     RunReport {
         seed: plan.seed,
@@ -371,6 +368,7 @@ fn broken_off(plan: &Plan, panic: Option<Box<dyn Any + Send>>, world: Option<&Wo
         trace_hash,
         violations: vec![violation],
         trace: world.map(World::trace_lines).unwrap_or_default(),
+        recording: world.and_then(|world| world.recording(at)),
         ..RunReport::default()
     }
 }

@@ -20,6 +20,8 @@ use crate::streams::lock;
 use crate::trace::{Kind, Trace};
 use crate::witness::{Fact, Witness};
 
+use super::sight::Sight;
+
 /// What is counted for a plan's expectations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
@@ -37,6 +39,7 @@ pub(super) struct MemberObserver {
     trace: Arc<Mutex<Trace>>,
     counters: Arc<Mutex<Counters>>,
     server: Server,
+    sight: Arc<Mutex<Sight>>,
     memory: Mutex<Memory>,
 }
 
@@ -78,9 +81,10 @@ impl MemberObserver {
         trace: Arc<Mutex<Trace>>,
         counters: Arc<Mutex<Counters>>,
         server: Server,
+        sight: Arc<Mutex<Sight>>,
     ) -> Self {
         let memory = Mutex::default();
-        Self { node, clock, oracle, trace, counters, server, memory }
+        Self { node, clock, oracle, trace, counters, server, sight, memory }
     }
 
     fn note_event(&self, event: &Event, core: &Core) {
@@ -264,6 +268,7 @@ impl Observer for MemberObserver {
         for action in actions {
             self.note_action(action);
         }
+        lock(&self.sight).stepped(core, now, &self.oracle);
     }
 
     fn applied(&self, index: u64, command: &Command, applied: &Applied) {

@@ -168,6 +168,10 @@ pub(crate) async fn write(session: &Session, number: u64) -> Option<WriteOutcome
     within(2_000, session.write(row(number))).await
 }
 
+pub(crate) fn is_acknowledged(outcome: WriteOutcome) -> bool {
+    matches!(outcome, WriteOutcome::Acknowledged { .. })
+}
+
 pub(crate) async fn within<T>(ms: u64, future: impl Future<Output = T>) -> Option<T> {
     match select(std::pin::pin!(future), sleep(Duration::from_millis(ms))).await {
         Either::Left((output, _)) => Some(output),

@@ -154,3 +154,25 @@ fn a_report_that_was_overtaken_is_dropped() {
     assert_eq!(say(150, 7, 400), Some(position(1, 500)), "an older word came later");
     assert_eq!(say(200, 8, 600), Some(position(1, 600)));
 }
+
+#[test]
+fn what_was_reached_is_noted_while_an_asynchronous_configuration_counts() {
+    let mut control = with_primary(3, Mode::Async);
+    control.settings.mode = Mode::QuorumSync;
+    let target = sync_names(&control, 1, &[2, 3]);
+    let version = control.sync.version;
+    do_it(&mut control, &Command::ProposeSync { epoch: Epoch(1), version, target });
+    let noted = |control: &ControlState| {
+        let mut coordinator = Coordinator::new(Term(1), at(0), control);
+        let mut holder = detached(1, 100);
+        holder.detached = None;
+        holder.version = control.version;
+        coordinator.on_report(holder, control, at(100), Sabotage::NONE);
+        coordinator.next_command(at(100), control, Sabotage::NONE)
+    };
+    let progress = Command::NoteProgress { epoch: Epoch(1), position: position(1, 100) };
+    assert_eq!(noted(&control), Some(progress), "it acknowledges alone until the set is settled");
+    let version = control.sync.version;
+    do_it(&mut control, &Command::SettleSync { epoch: Epoch(1), version });
+    assert_eq!(noted(&control), None, "the standbys that confirm know it");
+}

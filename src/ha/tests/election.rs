@@ -129,6 +129,31 @@ fn quorum_sync_counts_reports_against_every_recorded_configuration() {
     assert!(matches!(two_of_five.decide(), Err(Obstacle::Evidence(_))));
 }
 
+/// Node 2 was elected after node 1, with the reports of both standbys, and nothing is settled yet.
+#[test]
+fn a_log_that_goes_on_in_a_later_epoch_covers_what_bound_the_election_to_it() {
+    let mut given = Given::after_a_failure(3, Mode::QuorumSync, vec![]);
+    let elect = Command::Elect {
+        after: Epoch(1),
+        holder: NodeId(2),
+        sync: sync_names(&given.control, 2, &[1, 3]),
+        sync_version: given.control.sync.version,
+        reports: [2, 3].map(|node| (NodeId(node), Some(position(1, 1_000)))).into(),
+        clearance: Clearance::LeaseOver,
+    };
+    do_it(&mut given.control, &elect);
+    let history = vec![birth(1, 1, 0), birth(2, 2, 1_000)];
+    do_it(&mut given.control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
+    do_it(&mut given.control, &Command::Vacate { epoch: Epoch(2), why: VacateReason::Silent });
+    let position = |born, flushed| Some(position(born, flushed));
+    let begun = after_epoch_2(Report { position: position(2, 1_100), ..detached(2, 1_100) });
+    given.reports = vec![begun];
+    assert_eq!(given.elected(), (NodeId(2), Clearance::Stopped));
+    // One that was not there needs the word of others, for the epoch before as well.
+    given.reports = vec![after_epoch_2(detached(3, 1_000))];
+    assert!(matches!(given.decide(), Err(Obstacle::Evidence(_))));
+}
+
 #[test]
 fn a_member_without_data_proves_nothing() {
     let mut empty = detached(3, 0);
@@ -147,6 +172,23 @@ fn too_much_loss_is_refused_with_the_numbers_in_the_sentence() {
     let order = Order::Failover { to: Some(NodeId(2)), accept_data_loss: true };
     do_it(&mut given.control, &Command::Operate { id: CommandId(1), order });
     assert_eq!(given.elected().0, NodeId(2));
+}
+
+#[test]
+fn what_the_chosen_one_had_is_known_although_it_was_never_born() {
+    let mut given = Given::after_a_failure(3, Mode::Async, vec![]);
+    let elect = Command::Elect {
+        after: Epoch(1),
+        holder: NodeId(1),
+        sync: sync_names(&given.control, 2, &[2, 3]),
+        sync_version: given.control.sync.version,
+        reports: [(NodeId(1), Some(position(1, 100 + (2 << 20))))].into(),
+        clearance: Clearance::LeaseOver,
+    };
+    do_it(&mut given.control, &elect);
+    do_it(&mut given.control, &Command::Vacate { epoch: Epoch(2), why: VacateReason::Silent });
+    given.reports = vec![after_epoch_2(detached(2, 100))];
+    assert_eq!(behind(&given), 2 << 20);
 }
 
 /// Node 1 was primary of epoch 1, node 2 of epoch 2 from position 1000 on; nobody holds primacy.

@@ -1,4 +1,4 @@
-//! Ending every process of one Postgres.
+//! Ending every process of one Postgres, or of one of its tools.
 //!
 //! Every process of a server works in its data directory, which is how they are found, whoever
 //! their parent is by now. The postmaster is stopped in its tracks first, so that it neither starts
@@ -10,6 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// What the processes of a server are called.
+const SERVER: &[&str] = &["postgres", "postmaster"];
+
+/// What those of a base backup are called; there are two of them, and the one that gets the log
+/// outlives the other where that one is killed.
+const COPYING: &[&str] = &["pg_basebackup"];
 
 /// How soon it is looked again for processes that are still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -24,21 +31,30 @@ struct Found {
 /// returns, none is left. It does not give up: one that cannot be killed is waiting for a disk, and
 /// acknowledges nothing while it does.
 pub fn end_postgres(data: &Path) -> usize {
-    let Ok(data) = fs::canonicalize(data) else { return 0 };
+    end_all(data, SERVER)
+}
+
+/// The same for base backups that work in `copy`: whoever began one may have been killed.
+pub fn end_copying(copy: &Path) -> usize {
+    end_all(copy, COPYING)
+}
+
+fn end_all(folder: &Path, names: &[&str]) -> usize {
+    let Ok(folder) = fs::canonicalize(folder) else { return 0 };
     let mut ended = std::collections::BTreeSet::new();
     loop {
-        let found = processes_in(&data);
+        let found = processes_in(&folder, names);
         if found.is_empty() {
             return ended.len();
         }
-        let (children, postmasters): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|one| {
+        let (children, parents): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|one| {
             found.iter().any(|other| other.pid.as_raw_nonzero().get() == one.parent)
         });
-        for postmaster in &postmasters {
+        for parent in &parents {
             // Nothing is wrong with a process that is gone already.
-            let _ = kill_process(postmaster.pid, Signal::STOP);
+            let _ = kill_process(parent.pid, Signal::STOP);
         }
-        let doomed = if children.is_empty() { postmasters } else { children };
+        let doomed = if children.is_empty() { parents } else { children };
         for process in doomed {
             let _ = kill_process(process.pid, Signal::KILL);
             ended.insert(process.pid.as_raw_nonzero());
@@ -50,7 +66,7 @@ pub fn end_postgres(data: &Path) -> usize {
 /// Every process that works as Postgres in `data`, whoever started it.
 #[must_use]
 pub fn server_processes(data: &Path) -> Vec<Pid> {
-    let found = fs::canonicalize(data).map(|data| processes_in(&data)).unwrap_or_default();
+    let found = fs::canonicalize(data).map(|data| processes_in(&data, SERVER)).unwrap_or_default();
     found.into_iter().map(|process| process.pid).collect()
 }
 
@@ -58,33 +74,31 @@ pub fn server_processes(data: &Path) -> Vec<Pid> {
 #[must_use]
 pub fn is_server_process(pid: Pid, data: &Path) -> bool {
     let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-    fs::canonicalize(data).is_ok_and(|data| serves(&process, &data))
+    fs::canonicalize(data).is_ok_and(|data| serves(&process, &data, SERVER))
 }
 
-/// The processes of the server in `data`, which is a path without links.
-fn processes_in(data: &Path) -> Vec<Found> {
+/// The processes of these names in `folder`, which is a path without links.
+fn processes_in(folder: &Path, names: &[&str]) -> Vec<Found> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| {
             let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
             let process = entry.path();
-            serves(&process, data).then_some(())?;
+            serves(&process, folder, names).then_some(())?;
             Some(Found { pid, parent: parent_of(&process)? })
         })
         .collect()
 }
 
-fn serves(process: &Path, data: &Path) -> bool {
-    fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data) && is_postgres(process)
+/// Other programs may stand in the directory, an operator's shell among them.
+fn serves(process: &Path, folder: &Path, names: &[&str]) -> bool {
+    fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder) && is_one_of(process, names)
 }
 
-/// Whether it is a server: other programs may stand in its directory, an operator's shell among
-/// them.
-fn is_postgres(process: &Path) -> bool {
+fn is_one_of(process: &Path, names: &[&str]) -> bool {
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    let name = name.trim_end();
-    name == "postgres" || name == "postmaster"
+    names.contains(&name.trim_end())
 }
 
 fn parent_of(process: &Path) -> Option<i32> {
@@ -116,9 +130,10 @@ mod tests {
         let other = folder.join("other");
         fs::create_dir_all(&other).unwrap();
         let mut doomed = [sleeper(&folder, "postgres"), sleeper(&folder, "postgres")];
+        let mut copying = sleeper(&folder, "pg_basebackup");
         let mut bystanders = [sleeper(&folder, "vim"), sleeper(&other, "postgres")];
         // A process has the name of its program only once it has become that program.
-        while processes_in(&fs::canonicalize(&folder).unwrap()).len() < 2 {
+        while processes_in(&fs::canonicalize(&folder).unwrap(), SERVER).len() < 2 {
             thread::sleep(LOOK_AGAIN);
         }
         kill_process(Pid::from_child(&doomed[0]), Signal::STOP).unwrap();
@@ -129,6 +144,12 @@ mod tests {
             reaped.join().unwrap()
         });
         assert!(reaper);
+        assert!(copying.try_wait().unwrap().is_none(), "a server is no base backup");
+        thread::scope(|scope| {
+            let reaped = scope.spawn(|| copying.wait());
+            assert_eq!(end_copying(&folder), 1);
+            reaped.join().unwrap().unwrap();
+        });
         for bystander in &mut bystanders {
             assert!(bystander.try_wait().unwrap().is_none(), "a bystander was ended");
             bystander.kill().unwrap();

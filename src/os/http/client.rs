@@ -7,11 +7,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use openraft_rt::AsyncRuntime;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use super::super::sockets::{Sockets, Tcp, within};
 
 /// How long a connection may be made for.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -59,26 +60,37 @@ impl HttpRequest<'_> {
         tls: Option<&TlsConnector>,
         deadline: Duration,
     ) -> Result<HttpAnswer, HttpError> {
+        self.send_over(&Tcp, address, tls, deadline).await
+    }
+
+    /// The same over any kind of connections.
+    pub async fn send_over<S: Sockets>(
+        self,
+        sockets: &S,
+        address: &str,
+        tls: Option<&TlsConnector>,
+        deadline: Duration,
+    ) -> Result<HttpAnswer, HttpError> {
         let unsent = |why: String| HttpError::NotSent(format!("{address}: {why}"));
-        let stream = match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+        let stream = match within::<S::Rt, _>(CONNECT_DEADLINE, sockets.connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unsent(error.to_string())),
             Err(_) => return Err(unsent("it does not answer".into())),
         };
         let request = self.build(address).map_err(unsent)?;
         match tls {
-            None => ask(stream, request, address, deadline).await,
+            None => ask::<S::Rt>(stream, request, address, deadline).await,
             Some(connector) => {
                 // Whoever is of the authority is believed; the name is asked for by nobody.
                 let name =
                     ServerName::try_from("node").map_err(|error| unsent(error.to_string()))?;
-                let stream = match timeout(CONNECT_DEADLINE, connector.connect(name, stream)).await
-                {
+                let shaken = connector.connect(name, stream);
+                let stream = match within::<S::Rt, _>(CONNECT_DEADLINE, shaken).await {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => return Err(unsent(format!("TLS: {error}"))),
                     Err(_) => return Err(unsent("it does not greet".into())),
                 };
-                ask(stream, request, address, deadline).await
+                ask::<S::Rt>(stream, request, address, deadline).await
             }
         }
     }
@@ -99,7 +111,7 @@ impl HttpRequest<'_> {
     }
 }
 
-async fn ask(
+async fn ask<Rt: AsyncRuntime>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
     address: &str,
@@ -108,7 +120,7 @@ async fn ask(
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) =
         shaken.map_err(|error| HttpError::NotSent(format!("{address}: {error}")))?;
-    drop(tokio::spawn(async move {
+    drop(Rt::spawn(async move {
         // Its errors reach whoever waits for the answer.
         let _ = connection.await;
     }));
@@ -119,7 +131,7 @@ async fn ask(
         let body = body.map_err(|error| error.to_string())?.to_bytes().to_vec();
         Ok::<_, String>(HttpAnswer { status, body })
     };
-    match timeout(deadline, answer).await {
+    match within::<Rt, _>(deadline, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(why)) => Err(HttpError::NoAnswer(format!("{address}: {why}"))),
         Err(_) => Err(HttpError::NoAnswer(format!("{address} did not answer in time"))),

@@ -5,6 +5,7 @@ mod client;
 mod server;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timer;
 
 use std::fs;
 use std::io;

@@ -3,8 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +12,18 @@ use axum::http::{Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use openraft_rt::AsyncRuntime;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Caller;
+
+use super::super::places::{Place, Places};
+use super::super::sockets::{Socket, Sockets, within};
+use super::timer::Timer;
 
 /// How many connections there may be: a few load balancers, dashboards and people.
 const CONNECTIONS_MAX: usize = 256;
@@ -43,58 +44,62 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// With an acceptor it speaks TLS to whoever begins with it, and clear text to the others: a load
 /// balancer's checks need no secret.
-pub async fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub async fn serve<S: Sockets>(listener: S::Listener, router: Router, tls: Option<TlsAcceptor>) {
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
-        let (stream, from) = match listener.accept().await {
+        let (stream, from) = match S::accept(&listener).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("no connection to the API can be accepted: {error}");
-                sleep(ACCEPT_PAUSE).await;
+                S::Rt::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Some(mut place) = places.take() else {
             tracing::warn!("{from} is turned away: {CONNECTIONS_MAX} connections are open");
             continue;
         };
         let (router, tls) = (router.clone(), tls.clone());
-        drop(tokio::spawn(async move {
-            match timeout(CONNECTION_MAX, greet(stream, from, router, tls)).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(why)) => tracing::debug!("the API's connection from {from} ended: {why}"),
+        drop(S::Rt::spawn(async move {
+            let has_to_leave = place.has_to_leave();
+            let greeted = greet::<S>(stream, from, router, tls, &place);
+            tokio::select! {
+                biased;
+                () = has_to_leave => tracing::debug!("{from} has asked nothing, and makes room"),
+                ended = within::<S::Rt, _>(CONNECTION_MAX, greeted) => if let Ok(Err(why)) = ended {
+                    tracing::debug!("the API's connection from {from} ended: {why}");
+                },
             }
-            drop(place);
         }));
     }
 }
 
-async fn greet(
-    stream: TcpStream,
-    from: SocketAddr,
+async fn greet<S: Sockets>(
+    stream: S::Stream,
+    from: IpAddr,
     router: Router,
     tls: Option<TlsAcceptor>,
+    place: &Place,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     // Nobody but this machine reaches one of its addresses from that same address.
-    let own = stream.local_addr()?.ip().to_canonical();
-    let from = from.ip().to_canonical();
+    let own = stream.own_address()?.to_canonical();
+    let from = from.to_canonical();
     let loopback = from.is_loopback() || from == own;
     let mut first = [0];
     let peeked = match &tls {
-        Some(_) => {
-            timeout(HEAD_DEADLINE, stream.peek(&mut first)).await.map_err(io::Error::other)??
-        }
+        Some(_) => within::<S::Rt, _>(HEAD_DEADLINE, stream.peek(&mut first)).await??,
         None => 0,
     };
     match tls.filter(|_| peeked > 0 && first[0] == TLS_HANDSHAKE) {
         Some(acceptor) => {
-            let shaken = timeout(HEAD_DEADLINE, acceptor.accept(stream)).await;
-            let stream = shaken.map_err(io::Error::other)??;
+            let stream = within::<S::Rt, _>(HEAD_DEADLINE, acceptor.accept(stream)).await??;
             let certificate = named_by(stream.get_ref().1.peer_certificates());
-            attend(stream, Caller { loopback, encrypted: true, certificate }, router).await
+            let caller = Caller { loopback, encrypted: true, certificate };
+            attend::<S::Rt>(stream, caller, router, place).await
         }
-        None => attend(stream, Caller { loopback, ..Caller::default() }, router).await,
+        None => {
+            attend::<S::Rt>(stream, Caller { loopback, ..Caller::default() }, router, place).await
+        }
     }
 }
 
@@ -105,24 +110,26 @@ fn named_by(shown: Option<&[CertificateDer<'_>]>) -> Option<String> {
     Some(name)
 }
 
-async fn attend(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+async fn attend<Rt: AsyncRuntime>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     caller: Caller,
     router: Router,
+    place: &Place,
 ) -> io::Result<()> {
     let service = TowerToHyperService::new(router);
     let attended = service_fn(move |mut request: axum::http::Request<Incoming>| {
+        place.is_known();
         request.extensions_mut().insert(caller.clone());
         let answer = service.call(request);
         async move {
-            match timeout(REQUEST_MAX, answer).await {
+            match within::<Rt, _>(REQUEST_MAX, answer).await {
                 Ok(answer) => answer,
                 Err(_) => Ok::<_, Infallible>(too_slow()),
             }
         }
     });
     http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(Timer::<Rt>::default())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), attended)

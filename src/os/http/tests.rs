@@ -15,6 +15,7 @@ use crate::api::Caller;
 use crate::ids::NodeId;
 use crate::os::authority::{Wanted, provide};
 use crate::os::net::{Certificates, believing_any_member};
+use crate::os::sockets::Tcp;
 
 use super::*;
 
@@ -30,7 +31,7 @@ async fn who(request: Request) -> String {
 pub(crate) async fn serve_here(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    drop(tokio::spawn(serve(listener, router, None)));
+    drop(tokio::spawn(serve::<Tcp>(listener, router, None)));
     address
 }
 
@@ -129,7 +130,7 @@ async fn over_tls_a_caller_is_known_by_its_certificate_and_the_server_by_its_aut
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = Router::new().route("/who", get(who));
-    drop(tokio::spawn(serve(listener, router, Some(certificates.for_anybody()))));
+    drop(tokio::spawn(serve::<Tcp>(listener, router, Some(certificates.for_anybody()))));
     let ask = || HttpRequest { method: Method::GET, path: "/who", token: None, body: Vec::new() };
     let said = async |tls: Option<&TlsConnector>| {
         let answer = ask().send(&address, tls, SECOND).await.unwrap();
@@ -148,7 +149,7 @@ async fn over_tls_a_caller_is_known_by_its_certificate_and_the_server_by_its_aut
     let certificates = Certificates::read(&ca, &cert, &key).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let false_one = listener.local_addr().unwrap().to_string();
-    drop(tokio::spawn(serve(listener, Router::new(), Some(certificates.for_anybody()))));
+    drop(tokio::spawn(serve::<Tcp>(listener, Router::new(), Some(certificates.for_anybody()))));
     let fooled = ask().send(&false_one, Some(&authority.way(None)), SECOND).await;
     assert!(matches!(fooled, Err(HttpError::NotSent(_))), "{fooled:?}");
     // Whoever begins to greet and says no more is not waited for by others.

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use openraft_rt::{AsyncRuntime, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Framed;
 
 use crate::env::{NetworkError, Peer};
 use crate::ids::{Incarnation, NodeId};
 
+use super::super::sockets::{Sockets, within};
 use super::frame::{Frames, decode, encode};
 use super::tls::Certificates;
 use super::{
@@ -33,28 +35,34 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// A connection that nobody used for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-type Answer = Result<Response, NetworkError>;
+type Answer<Rt> = Result<Response<Rt>, NetworkError>;
+type Instants<S> = <<S as Sockets>::Rt as AsyncRuntime>::Instant;
 
 /// One request under way.
-struct Call {
+struct Call<Rt: AsyncRuntime + Send + Sync> {
     id: u64,
     frame: Bytes,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<Answer<Rt>>,
 }
 
 /// A connection to one peer for one purpose, or the readiness to make one.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    calls: mpsc::Sender<Call>,
-    numbers: std::sync::Arc<std::sync::atomic::AtomicU64>,
+pub(super) struct Line<Rt: AsyncRuntime + Send + Sync> {
+    calls: mpsc::Sender<Call<Rt>>,
+    numbers: Arc<AtomicU64>,
 }
 
-impl Line {
-    pub(super) fn open(identity: Identity, tls: Option<Certificates>, peer: Peer) -> Self {
+impl<Rt: AsyncRuntime + Send + Sync> Line<Rt> {
+    pub(super) fn open<S: Sockets<Rt = Rt>>(
+        sockets: S,
+        identity: Identity,
+        tls: Option<Certificates>,
+        peer: Peer,
+    ) -> Self {
         let (calls, waiting) = mpsc::channel(WAITING_MAX);
-        let caller = Caller { identity, tls, peer, waiting, complaints: Complaints::default() };
-        drop(tokio::spawn(caller.run()));
-        Self { calls, numbers: std::sync::Arc::default() }
+        let complaints = Complaints::default();
+        let caller = Caller { sockets, identity, tls, peer, waiting, complaints };
+        drop(Rt::spawn(caller.run()));
+        Self { calls, numbers: Arc::default() }
     }
 
     /// Whether nobody serves it any more.
@@ -62,8 +70,13 @@ impl Line {
         self.calls.is_closed()
     }
 
-    pub(super) async fn call(&self, to: NodeId, request: &Request, deadline: Duration) -> Answer {
-        let id = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    pub(super) async fn call(
+        &self,
+        to: NodeId,
+        request: &Request<Rt>,
+        deadline: Duration,
+    ) -> Answer<Rt> {
+        let id = self.numbers.fetch_add(1, Ordering::Relaxed);
         let Ok(frame) = encode(&Numbered { id, body: request }) else {
             return Err(NetworkError::Unreachable(to));
         };
@@ -71,7 +84,7 @@ impl Line {
         if self.calls.try_send(Call { id, frame, answer }).is_err() {
             return Err(NetworkError::Unreachable(to));
         }
-        match timeout(deadline, answered).await {
+        match Rt::timeout(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             // The connection ended with the request on it.
             Ok(Err(_)) | Err(_) => Err(NetworkError::TimedOut(to)),
@@ -79,22 +92,30 @@ impl Line {
     }
 }
 
+// Written out, because a derived `Clone` would ask for `Rt: Clone`, which no task runtime is.
+impl<Rt: AsyncRuntime + Send + Sync> Clone for Line<Rt> {
+    fn clone(&self) -> Self {
+        Self { calls: self.calls.clone(), numbers: self.numbers.clone() }
+    }
+}
+
 /// The task behind a line.
-struct Caller {
+struct Caller<S: Sockets> {
+    sockets: S,
     identity: Identity,
     tls: Option<Certificates>,
     peer: Peer,
-    waiting: mpsc::Receiver<Call>,
-    complaints: Complaints,
+    waiting: mpsc::Receiver<Call<S::Rt>>,
+    complaints: Complaints<Instants<S>>,
 }
 
-impl Caller {
+impl<S: Sockets> Caller<S> {
     async fn run(mut self) {
-        while let Ok(Some(call)) = timeout(IDLE_MAX, self.waiting.recv()).await {
+        while let Ok(Some(call)) = within::<S::Rt, _>(IDLE_MAX, self.waiting.recv()).await {
             if call.answer.is_closed() {
                 continue;
             }
-            match timeout(CONNECT_DEADLINE, self.connect()).await {
+            match within::<S::Rt, _>(CONNECT_DEADLINE, self.connect()).await {
                 Ok(Ok(stream)) => self.converse(stream, call).await,
                 Ok(Err(error)) => self.refuse(call, error),
                 Err(_) => self.refuse(call, NetworkError::Unreachable(self.peer.node)),
@@ -103,7 +124,7 @@ impl Caller {
     }
 
     /// Whoever waited for the connection is told; nothing was sent.
-    fn refuse(&mut self, call: Call, error: NetworkError) {
+    fn refuse(&mut self, call: Call<S::Rt>, error: NetworkError) {
         let _ = call.answer.send(Err(error.clone()));
         while let Ok(call) = self.waiting.try_recv() {
             let _ = call.answer.send(Err(error.clone()));
@@ -119,8 +140,7 @@ impl Caller {
             tracing::debug!("{} at {}: {why}", self.peer.node, self.peer.address);
             NetworkError::Unreachable(self.peer.node)
         };
-        let stream = TcpStream::connect(&self.peer.address).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
+        let stream = self.sockets.connect(&self.peer.address).await.map_err(unreachable)?;
         let stream: Box<dyn Duplex> = match &self.tls {
             None => Box::new(stream),
             Some(tls) => {
@@ -140,7 +160,7 @@ impl Caller {
         };
         let frame = encode(&greeting).map_err(unreachable)?;
         framed.send(frame).await.map_err(unreachable)?;
-        let welcome = match timeout(GREETING_DEADLINE, framed.next()).await {
+        let welcome = match within::<S::Rt, _>(GREETING_DEADLINE, framed.next()).await {
             Ok(Some(frame)) => decode(&frame.map_err(unreachable)?).map_err(unreachable)?,
             Ok(None) | Err(_) => return Err(NetworkError::Unreachable(self.peer.node)),
         };
@@ -163,17 +183,17 @@ impl Caller {
     }
 
     /// Calls and answers, until the connection breaks, falls silent or is not needed.
-    async fn converse(&mut self, mut stream: Framed<Box<dyn Duplex>, Frames>, first: Call) {
-        let mut under_way: BTreeMap<u64, oneshot::Sender<Answer>> = BTreeMap::new();
+    async fn converse(&mut self, mut stream: Framed<Box<dyn Duplex>, Frames>, first: Call<S::Rt>) {
+        let mut under_way: BTreeMap<u64, oneshot::Sender<Answer<S::Rt>>> = BTreeMap::new();
         let mut next = Some(first);
-        let mut heard = Instant::now();
+        let mut heard = Instants::<S>::now();
         loop {
             if let Some(Call { id, frame, answer }) = next.take() {
                 if under_way.is_empty() {
-                    heard = Instant::now();
+                    heard = Instants::<S>::now();
                 }
                 under_way.insert(id, answer);
-                let sent = timeout(SILENCE_MAX, stream.send(frame)).await;
+                let sent = within::<S::Rt, _>(SILENCE_MAX, stream.send(frame)).await;
                 if !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
@@ -182,10 +202,10 @@ impl Caller {
             let limit = heard + if under_way.is_empty() { IDLE_MAX } else { SILENCE_MAX };
             tokio::select! {
                 biased;
-                frame = timeout_at(limit, stream.next()) => {
+                frame = S::Rt::timeout_at(limit, stream.next()) => {
                     let Ok(Some(Ok(frame))) = frame else { return };
                     let Ok(Numbered { id, body }) = decode(&frame) else { return };
-                    heard = Instant::now();
+                    heard = Instants::<S>::now();
                     if let Some(answer) = under_way.remove(&id) {
                         let _ = answer.send(Ok(body));
                     }

@@ -63,6 +63,10 @@ pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use openraft_rt_tokio::TokioRuntime;
+
+    use crate::runtime::wire::Request;
+
     use super::*;
 
     #[test]
@@ -105,7 +109,7 @@ mod tests {
             let mut buffer = BytesMut::from(&bytes[..]);
             if let Ok(Some(frame)) = Frames::new().decode(&mut buffer) {
                 let _ = decode::<super::super::Welcome>(&frame);
-                let _ = decode::<super::super::Numbered<super::super::Request>>(&frame);
+                let _ = decode::<super::super::Numbered<Request<TokioRuntime>>>(&frame);
             }
         }
     }

@@ -22,25 +22,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use openraft_rt_tokio::TokioRuntime;
+use openraft_rt::{AsyncRuntime, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::env::{Incoming, Network, NetworkError, Peer};
 use crate::ids::{Incarnation, NodeId};
-use crate::runtime::wire;
+use crate::runtime::wire::{self, Request, Response};
+
+use super::sockets::{Sockets, Tcp};
 
 use client::Line;
 pub use frame::FRAME_MAX;
 pub use tls::{Certificates, TlsError, believing_any_member, examine_certificate, member_name};
 pub(in crate::os) use tls::{certificates, vouched_for};
-
-/// What members ask each other.
-pub type Request = wire::Request<TokioRuntime>;
-/// What they answer.
-pub type Response = wire::Response<TokioRuntime>;
 
 /// The version of everything that goes over a connection. Members that speak another one are told
 /// so and not listened to.
@@ -84,10 +80,16 @@ struct Greeting {
 }
 
 /// What is wrong with others and was said: each thing once, until it is over or a while has passed.
-#[derive(Debug, Default)]
-struct Complaints(Mutex<BTreeMap<String, (String, Instant)>>);
+#[derive(Debug)]
+struct Complaints<I>(Mutex<BTreeMap<String, (String, I)>>);
 
-impl Complaints {
+impl<I> Default for Complaints<I> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<I: Instant> Complaints<I> {
     /// Says what is wrong with `whom`.
     fn say(&self, whom: &str, what: &str) {
         let mut said = lock(&self.0);
@@ -98,7 +100,7 @@ impl Complaints {
             return;
         }
         tracing::warn!("{whom} {what}");
-        said.insert(whom.to_owned(), (what.to_owned(), Instant::now()));
+        said.insert(whom.to_owned(), (what.to_owned(), I::now()));
     }
 
     /// All is well with `whom`: what comes next is news.
@@ -139,7 +141,7 @@ enum Purpose {
 }
 
 impl Purpose {
-    fn of(request: &Request) -> Self {
+    fn of<Rt: AsyncRuntime + Send + Sync>(request: &Request<Rt>) -> Self {
         match request {
             wire::Request::Append(_)
             | wire::Request::Vote(_)
@@ -155,22 +157,25 @@ impl Purpose {
     }
 }
 
-type Arrivals = mpsc::Receiver<Incoming<Request, Response>>;
+/// A connection to every address, for every purpose.
+type Lines<Rt> = BTreeMap<(String, Purpose), Line<Rt>>;
+type Arrived<Rt> = Incoming<Request<Rt>, Response<Rt>>;
 
-struct Inner {
+struct Inner<S: Sockets> {
+    sockets: S,
     identity: Identity,
     tls: Option<Certificates>,
-    lines: Mutex<BTreeMap<(String, Purpose), Line>>,
-    arrivals: tokio::sync::Mutex<Arrivals>,
+    lines: Mutex<Lines<S::Rt>>,
+    arrivals: tokio::sync::Mutex<mpsc::Receiver<Arrived<S::Rt>>>,
     incarnation: OnceLock<Incarnation>,
-    complaints: Complaints,
+    complaints: Complaints<<S::Rt as AsyncRuntime>::Instant>,
 }
 
 /// The network as this member sees it. Clones share everything.
 #[derive(Clone)]
-pub struct OsNetwork(Arc<Inner>);
+pub struct OsNetwork<S: Sockets = Tcp>(Arc<Inner<S>>);
 
-impl fmt::Debug for OsNetwork {
+impl<S: Sockets> fmt::Debug for OsNetwork<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OsNetwork({})", self.0.identity.node)
     }
@@ -183,13 +188,21 @@ impl OsNetwork {
         listen: SocketAddr,
         tls: Option<Certificates>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
-        Ok(Self::on(identity, listener, tls))
+        Ok(Self::on(Tcp, TcpListener::bind(listen).await?, identity, tls))
     }
+}
 
-    fn on(identity: Identity, listener: TcpListener, tls: Option<Certificates>) -> Self {
+impl<S: Sockets> OsNetwork<S> {
+    /// The same over any kind of connections, at a port that is listened at already.
+    pub fn on(
+        sockets: S,
+        listener: S::Listener,
+        identity: Identity,
+        tls: Option<Certificates>,
+    ) -> Self {
         let (inbox, arrivals) = mpsc::channel(INBOX_MAX);
         let network = Self(Arc::new(Inner {
+            sockets,
             identity,
             tls,
             lines: Mutex::default(),
@@ -198,35 +211,36 @@ impl OsNetwork {
             complaints: Complaints::default(),
         }));
         // The listener ends with the last clone of the network.
-        drop(tokio::spawn(server::listen(listener, Arc::downgrade(&network.0), inbox)));
+        drop(S::Rt::spawn(server::listen(listener, Arc::downgrade(&network.0), inbox)));
         network
     }
 
-    fn line(&self, peer: &Peer, purpose: Purpose) -> Line {
+    fn line(&self, peer: &Peer, purpose: Purpose) -> Line<S::Rt> {
         let mut lines = lock(&self.0.lines);
         // The store is checked by the greeting, so a line to an old store is no line to a new one.
         let key = (format!("{} {}", peer.address, peer.incarnation), purpose);
         lines.retain(|_, line| !line.is_closed());
-        let open = || Line::open(self.0.identity.clone(), self.0.tls.clone(), peer.clone());
+        let Inner { sockets, identity, tls, .. } = &*self.0;
+        let open = || Line::open(sockets.clone(), identity.clone(), tls.clone(), peer.clone());
         lines.entry(key).or_insert_with(open).clone()
     }
 }
 
-impl Network for OsNetwork {
-    type Request = Request;
-    type Response = Response;
+impl<S: Sockets> Network for OsNetwork<S> {
+    type Request = Request<S::Rt>;
+    type Response = Response<S::Rt>;
 
     async fn call(
         &self,
         peer: &Peer,
-        request: Request,
+        request: Request<S::Rt>,
         deadline: Duration,
-    ) -> Result<Response, NetworkError> {
+    ) -> Result<Response<S::Rt>, NetworkError> {
         let purpose = Purpose::of(&request);
         self.line(peer, purpose).call(peer.node, &request, deadline).await
     }
 
-    async fn accept(&self, incarnation: Incarnation) -> Option<Incoming<Request, Response>> {
+    async fn accept(&self, incarnation: Incarnation) -> Option<Arrived<S::Rt>> {
         // The same store for as long as the process lives.
         let _ = self.0.incarnation.set(incarnation);
         self.0.arrivals.lock().await.recv().await

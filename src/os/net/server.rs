@@ -6,23 +6,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use openraft_rt::AsyncRuntime;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
 use tokio_util::codec::Framed;
 
 use crate::env::{Incoming, ReplyTo};
 use crate::ids::{Incarnation, NodeId};
+use crate::runtime::wire::{Request, Response};
 
+use super::super::places::{Place, Places};
+use super::super::sockets::{Socket, Sockets, within};
 use super::client::Duplex;
 use super::frame::{Frames, decode, encode};
 use super::tls::{proves, shown_by};
-use super::{
-    GREETING_DEADLINE, Greeting, Inner, Numbered, PROTOCOL, Request, Response, Spoken, Welcome,
-};
+use super::{Arrived, GREETING_DEADLINE, Greeting, Inner, Numbered, PROTOCOL, Spoken, Welcome};
 
 /// How many connections there may be. A cluster of fifteen needs sixty.
-const CONNECTIONS_MAX: usize = 256;
+pub(super) const CONNECTIONS_MAX: usize = 256;
 /// How many requests of one connection may be under way: more are read later.
 const UNDER_WAY_MAX: usize = 64;
 /// A connection that says nothing for this long is closed: its caller closes idle ones earlier.
@@ -30,16 +30,21 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// The pause after the system refused to accept: it is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-type Inbox = mpsc::Sender<Incoming<Request, Response>>;
+type Inbox<Rt> = mpsc::Sender<Arrived<Rt>>;
 type Stream = Framed<Box<dyn Duplex>, Frames>;
 
 /// Accepts connections for as long as the network exists.
-pub(super) async fn listen(listener: TcpListener, network: Weak<Inner>, inbox: Inbox) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(super) async fn listen<S: Sockets>(
+    listener: S::Listener,
+    network: Weak<Inner<S>>,
+    inbox: Inbox<S::Rt>,
+) {
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = inbox.closed() => return,
+            accepted = S::accept(&listener) => accepted,
         };
         if network.strong_count() == 0 {
             return;
@@ -48,41 +53,52 @@ pub(super) async fn listen(listener: TcpListener, network: Weak<Inner>, inbox: I
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("no connection can be accepted: {error}");
-                sleep(ACCEPT_PAUSE).await;
+                S::Rt::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Some(mut place) = places.take() else {
             tracing::warn!("{from} is turned away: {CONNECTIONS_MAX} connections are open");
             continue;
         };
         let (network, inbox) = (network.clone(), inbox.clone());
-        drop(tokio::spawn(async move {
-            if let Err(why) = attend(stream, &network, inbox).await {
-                tracing::debug!("the connection from {from} ended: {why}");
+        drop(S::Rt::spawn(async move {
+            let has_to_leave = place.has_to_leave();
+            tokio::select! {
+                biased;
+                () = has_to_leave => tracing::debug!("{from} has said nothing, and makes room"),
+                ended = attend(stream, &network, inbox, &place) => if let Err(why) = ended {
+                    tracing::debug!("the connection from {from} ended: {why}");
+                },
             }
-            drop(place);
         }));
     }
 }
 
-async fn attend(stream: TcpStream, network: &Weak<Inner>, inbox: Inbox) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let Some((stream, from)) = timeout(GREETING_DEADLINE, admit(stream, network)).await?? else {
-        return Ok(());
-    };
-    converse(stream, from, inbox).await
+async fn attend<S: Sockets>(
+    stream: S::Stream,
+    network: &Weak<Inner<S>>,
+    inbox: Inbox<S::Rt>,
+    place: &Place,
+) -> io::Result<()> {
+    let admitted = within::<S::Rt, _>(GREETING_DEADLINE, admit(stream, network)).await??;
+    let Some((stream, from)) = admitted else { return Ok(()) };
+    place.is_known();
+    converse::<S::Rt>(stream, from, inbox).await
 }
 
 /// Who is there? A stranger gets a sentence and no more.
-async fn admit(stream: TcpStream, network: &Weak<Inner>) -> io::Result<Option<(Stream, NodeId)>> {
+async fn admit<S: Sockets>(
+    stream: S::Stream,
+    network: &Weak<Inner<S>>,
+) -> io::Result<Option<(Stream, NodeId)>> {
     let Some(network) = network.upgrade() else { return Ok(None) };
     let cluster = &network.identity.cluster;
     let mut proven: Box<dyn Fn(NodeId) -> bool + Send> = Box::new(|_| true);
     let stream: Box<dyn Duplex> = match &network.tls {
         None => Box::new(stream),
         Some(tls) => {
-            let from = stream.peer_addr()?.ip().to_string();
+            let from = stream.other_address()?.to_string();
             let stream = tls.accept(stream).await.inspect_err(|why| {
                 network.complaints.say(&from, &format!("does not begin TLS as members do: {why}"));
             })?;
@@ -106,9 +122,9 @@ async fn admit(stream: TcpStream, network: &Weak<Inner>) -> io::Result<Option<(S
 }
 
 /// Who greets, as far as it is understood, and how it is answered.
-fn judge(
+fn judge<S: Sockets>(
     frame: &[u8],
-    network: &Inner,
+    network: &Inner<S>,
     proven: &dyn Fn(NodeId) -> bool,
 ) -> io::Result<(Option<NodeId>, Welcome)> {
     let identity = &network.identity;
@@ -145,7 +161,11 @@ fn judge(
 }
 
 /// Requests in, answers out, each when it is ready.
-async fn converse(stream: Stream, from: NodeId, inbox: Inbox) -> io::Result<()> {
+async fn converse<Rt: AsyncRuntime + Send + Sync>(
+    stream: Stream,
+    from: NodeId,
+    inbox: Inbox<Rt>,
+) -> io::Result<()> {
     let (mut sink, mut source) = stream.split();
     let (answers, mut ready) = mpsc::channel::<Bytes>(UNDER_WAY_MAX);
     let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
@@ -153,14 +173,16 @@ async fn converse(stream: Stream, from: NodeId, inbox: Inbox) -> io::Result<()> 
         tokio::select! {
             biased;
             Some(answer) = ready.recv() => {
-                timeout(GREETING_DEADLINE, sink.send(answer)).await??;
+                within::<Rt, _>(GREETING_DEADLINE, sink.send(answer)).await??;
             }
-            frame = timeout(SILENCE_MAX, source.next()), if room.available_permits() > 0 => {
+            frame = within::<Rt, _>(SILENCE_MAX, source.next()),
+                if room.available_permits() > 0 =>
+            {
                 let Some(frame) = frame? else { return Ok(()) };
-                let Numbered { id, body } = decode::<Numbered<Request>>(&frame?)?;
+                let Numbered { id, body } = decode::<Numbered<Request<Rt>>>(&frame?)?;
                 let place = room.clone().try_acquire_owned().map_err(io::Error::other)?;
                 let answers = answers.clone();
-                let reply = ReplyTo::new(move |body: Response| {
+                let reply = ReplyTo::new(move |body: Response<Rt>| {
                     if let Ok(frame) = encode(&Numbered { id, body }) {
                         // As many answers fit as requests are let in.
                         let _ = answers.try_send(frame);

@@ -18,7 +18,7 @@ fn identity(node: u64) -> Identity {
 async fn member(node: u64) -> (OsNetwork, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let network = OsNetwork::on(identity(node), listener, None);
+    let network = OsNetwork::on(Tcp, listener, identity(node), None);
     (network, Peer { node: NodeId(node), address, incarnation: Incarnation(node) })
 }
 
@@ -37,7 +37,7 @@ fn serve(network: OsNetwork, incarnation: u64) {
     }));
 }
 
-async fn hello(caller: &OsNetwork, peer: &Peer) -> Result<Response, NetworkError> {
+async fn hello(caller: &OsNetwork, peer: &Peer) -> Result<Response<TokioRuntime>, NetworkError> {
     caller.call(peer, wire::Request::<TokioRuntime>::Hello, SECOND).await
 }
 
@@ -97,6 +97,17 @@ async fn strangers_garbage_and_four_gigabytes_leave_the_member_well() {
 }
 
 #[tokio::test]
+async fn strangers_who_say_nothing_keep_no_member_out() {
+    let ((one, _), (two, to_two)) = (member(1).await, member(2).await);
+    serve(two, 2);
+    let mut strangers = Vec::new();
+    for _ in 0..server::CONNECTIONS_MAX + 10 {
+        strangers.push(TcpStream::connect(&to_two.address).await.unwrap());
+    }
+    assert!(hello(&one, &to_two).await.is_ok());
+}
+
+#[tokio::test]
 async fn another_cluster_and_another_protocol_are_told_so() {
     let (two, to_two) = member(2).await;
     serve(two, 2);
@@ -137,7 +148,7 @@ async fn a_member_that_comes_back_is_reached_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let peer = Peer { node: NodeId(2), address: address.to_string(), incarnation: Incarnation(2) };
-    let before = OsNetwork::on(identity(2), listener, None);
+    let before = OsNetwork::on(Tcp, listener, identity(2), None);
     let serving = tokio::spawn({
         let before = before.clone();
         async move {
@@ -158,7 +169,7 @@ async fn a_member_that_comes_back_is_reached_again() {
             Err(_) => sleep(Duration::from_millis(20)).await,
         }
     };
-    serve(OsNetwork::on(identity(2), again, None), 2);
+    serve(OsNetwork::on(Tcp, again, identity(2), None), 2);
     let began = Instant::now();
     while hello(&one, &peer).await.is_err() {
         assert!(began.elapsed() < SECOND * 10, "it was never reached again");

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::ids::NodeId;
@@ -86,17 +86,23 @@ impl Certificates {
     }
 
     /// Greets whoever connected.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         self.acceptor.accept(stream).await.map(TlsStream::Server)
     }
 
     /// Connects, and believes nobody but `node` of `cluster`.
-    pub(super) async fn connect(
+    pub(super) async fn connect<S>(
         &self,
-        stream: TcpStream,
+        stream: S,
         node: NodeId,
         cluster: &str,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = ServerName::try_from(member_name(node, cluster)).map_err(io::Error::other)?;
         self.connector.connect(name, stream).await.map(TlsStream::Client)
     }
@@ -179,7 +185,7 @@ pub fn member_name(node: NodeId, cluster: &str) -> String {
 
 /// The certificate that the other side showed; the handshake has verified that it is of the
 /// cluster's authority.
-pub(super) fn shown_by(stream: &TlsStream<TcpStream>) -> Option<CertificateDer<'static>> {
+pub(super) fn shown_by<S>(stream: &TlsStream<S>) -> Option<CertificateDer<'static>> {
     let (_, session) = stream.get_ref();
     session.peer_certificates()?.first().map(|shown| shown.clone().into_owned())
 }

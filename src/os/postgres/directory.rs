@@ -4,20 +4,23 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::AsyncWriteExt;
 
 use crate::env::{Observation, PostgresError, RewindReport, Upstream};
 use crate::ids::{Epoch, SystemId};
+use crate::os::guard::end_copying;
 
 use super::births::{Births, parse_lsn};
 use super::control_file::ControlFile;
 use super::plan::{KEEPER, PostgresPlan, STREAMER};
 use super::server::is_running;
-use super::session::{ANSWER_DEADLINE, ask, connect_to};
+use super::session::{ask, connect_to};
 use super::settings::{Wanted, reach, write};
 use super::tools::{last_words, run};
 
@@ -27,6 +30,9 @@ const REWINDING: &str = "rewinding.mark";
 /// The mark of a directory that was rewound and lacks the log which its source wrote meanwhile. Its
 /// server is not consistent before it has streamed that.
 const LACKING: &str = "lacking.mark";
+
+/// For a checkpoint of the source's, which may have much to write.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(8);
 
 /// Whether the directory needs an upstream to become consistent.
 pub(super) fn lacks_log(data: &Path) -> bool {
@@ -165,16 +171,24 @@ pub(super) async fn clone_from(
     source: &Upstream,
 ) -> Result<(), PostgresError> {
     let copy = beside(&plan.data, "copy");
-    clear(&copy).map_err(transient)?;
+    let emptied = copy.clone();
+    let emptying = tokio::task::spawn_blocking(move || {
+        // One that another manager began may still be at work there.
+        end_copying(&emptied);
+        clear(&emptied)?;
+        fs::create_dir(&emptied)
+    });
+    emptying.await.map_err(io::Error::other).and_then(|done| done).map_err(transient)?;
+    plan.give(&copy).map_err(transient)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).map_err(transient)?;
     let mut command = plan.command("pg_basebackup");
-    command.arg("-D").arg(&copy).args(["-d", &reach(plan, &source.address)]).args([
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-        "--no-password",
-    ]);
+    // Its processes are found by where they work: one of them outlives a killed parent.
+    command.current_dir(&copy).arg("-D").arg(&copy);
+    command.args(["-d", &reach(plan, &source.address), "-X", "stream", "-c", "fast"]);
+    command.arg("--no-password");
+    let copying = Copying(&copy);
     run(command).await?;
+    drop(copying);
     super::births::write_whole(&copy.join("standby.signal"), b"").map_err(transient)?;
     sync_tree(&copy).map_err(transient)?;
     if !is_empty(&plan.data).map_err(transient)? {
@@ -191,6 +205,15 @@ pub(super) async fn clone_from(
     now_complete(&plan.data).map_err(transient)
 }
 
+/// A base backup in this folder: no process of it is left behind.
+struct Copying<'a>(&'a Path);
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        end_copying(self.0);
+    }
+}
+
 /// Takes the directory back to where its history and the source's part.
 pub(super) async fn rewind(
     plan: &PostgresPlan,
@@ -204,7 +227,7 @@ pub(super) async fn rewind(
     // The source's control file names its timeline only after a checkpoint, and it is what the
     // tool compares.
     let client = connect_to(plan, &source.address).await?;
-    ask(client.batch_execute("checkpoint"), ANSWER_DEADLINE * 10).await?;
+    ask(client.batch_execute("checkpoint"), CHECKPOINT_DEADLINE).await?;
     drop(client);
     let kept = keep_log(plan).map_err(transient)?;
     let end = seen.flushed.unwrap_or_default();

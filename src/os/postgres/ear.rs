@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
 
 use crate::env::KEEPALIVE;
 
@@ -20,18 +21,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Whether the upstream is a primary still.
 const QUESTION: &str = "select not pg_is_in_recovery()";
 
+/// When it answered last.
+type Heard = Arc<Mutex<Option<Instant>>>;
+
 /// Asks for as long as it exists.
 #[derive(Debug)]
 pub(super) struct Ear {
-    heard: Arc<Mutex<Option<Instant>>>,
+    heard: Heard,
     asking: AbortHandle,
 }
 
 impl Ear {
-    /// Begins to ask the server at `address`.
-    pub(super) fn of(plan: &PostgresPlan, address: &str) -> Self {
-        let heard = Arc::default();
-        let asking = tokio::spawn(listen(plan.clone(), address.to_owned(), Arc::clone(&heard)));
+    /// Begins to ask the server at `address`: on this connection, for as long as it lasts.
+    pub(super) fn of(plan: &PostgresPlan, address: &str, first: Client) -> Self {
+        let heard: Heard = Arc::default();
+        let asking = listen(plan.clone(), address.to_owned(), first, heard.clone());
+        let asking = tokio::spawn(asking);
         Self { heard, asking: asking.abort_handle() }
     }
 
@@ -47,9 +52,10 @@ impl Drop for Ear {
     }
 }
 
-async fn listen(plan: PostgresPlan, address: String, heard: Arc<Mutex<Option<Instant>>>) {
+async fn listen(plan: PostgresPlan, address: String, first: Client, heard: Heard) {
+    let mut connected = Ok(first);
     loop {
-        if let Ok(client) = connect_to(&plan, &address).await
+        if let Ok(client) = connected
             && let Ok(question) = ask(client.prepare(QUESTION), ANSWER_WITHIN).await
         {
             while let Ok(row) = ask(client.query_one(&question, &[]), ANSWER_WITHIN).await
@@ -60,5 +66,6 @@ async fn listen(plan: PostgresPlan, address: String, heard: Arc<Mutex<Option<Ins
             }
         }
         sleep(KEEPALIVE / 2).await;
+        connected = connect_to(&plan, &address).await;
     }
 }

@@ -4,34 +4,33 @@ use std::path::Path;
 
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::plan::KEEPER;
 use super::session::{ANSWER_DEADLINE, ask};
 
 /// Makes the role, its database and the table that the demonstration writes to, at a primary that
-/// is reached through its private socket. Done twice it changes nothing.
+/// is reached through its private socket as `keeper`, who may do everything there. Both are a name
+/// and a password. Done twice it changes nothing.
 pub async fn welcome_guest(
     socket: &Path,
     port: u16,
-    secret: &str,
-    role: &str,
-    password: &str,
+    keeper: (&str, &str),
+    (role, password): (&str, &str),
 ) -> Result<(), String> {
     let known = |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric());
     if !known(role) || !known(password) {
         return Err("a guest has a name and a password of letters and digits".into());
     }
-    let keeper = connect(socket, port, "postgres", secret).await?;
+    let server = connect(socket, port, "postgres", keeper).await?;
     let there = format!("select from pg_roles where rolname = '{role}'");
-    if found(&keeper, &there).await? == 0 {
-        say(&keeper, &format!("create role {role} login password '{password}'")).await?;
+    if found(&server, &there).await? == 0 {
+        say(&server, &format!("create role {role} login password '{password}'")).await?;
     }
     let there = format!("select from pg_database where datname = '{role}'");
-    if found(&keeper, &there).await? == 0 {
+    if found(&server, &there).await? == 0 {
         // Copies a directory, and waits for a checkpoint: longer than a question may take.
         let create = format!("create database {role} owner {role}");
-        keeper.batch_execute(&create).await.map_err(|error| error.to_string())?;
+        server.batch_execute(&create).await.map_err(|error| error.to_string())?;
     }
-    let inside = connect(socket, port, role, secret).await?;
+    let inside = connect(socket, port, role, keeper).await?;
     let table = format!(
         "set role {role}; create table if not exists written \
          (writer int, number bigint, at timestamptz default now(), primary key (writer, number))"
@@ -39,9 +38,14 @@ pub async fn welcome_guest(
     say(&inside, &table).await
 }
 
-async fn connect(socket: &Path, port: u16, database: &str, secret: &str) -> Result<Client, String> {
+async fn connect(
+    socket: &Path,
+    port: u16,
+    database: &str,
+    (role, password): (&str, &str),
+) -> Result<Client, String> {
     let mut config = Config::new();
-    config.host_path(socket).port(port).user(KEEPER).password(secret).dbname(database);
+    config.host_path(socket).port(port).user(role).password(password).dbname(database);
     config.connect_timeout(ANSWER_DEADLINE);
     let (client, connection) = config.connect(NoTls).await.map_err(|error| error.to_string())?;
     drop(tokio::spawn(connection));

@@ -15,6 +15,7 @@ mod ear;
 mod given;
 mod guest;
 mod install;
+mod introduction;
 mod look;
 mod obedience;
 mod plan;
@@ -49,15 +50,16 @@ use crate::ids::{Epoch, Moment, NodeId, SystemId};
 pub use adopt::{Adopted, adopt};
 pub use guest::welcome_guest;
 pub use install::{Installation, NoPostgres};
-pub use plan::{Account, PostgresPlan, ServerTls};
+pub use plan::{Account, KEEPER, PostgresPlan, ServerTls};
 pub use session::read_secret;
 
 use super::OsEntropy;
 use births::Births;
 use ear::Ear;
 use given::Given;
+use introduction::Introductions;
 use look::Kept;
-use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_at, connect_to};
+use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_at};
 use settings::{Wanted, host_and_port};
 use waits::Waits;
 
@@ -83,6 +85,7 @@ struct Inner {
     /// What the server is to be, as far as this process knows.
     wanted: Mutex<Wanted>,
     followed: Mutex<Followed>,
+    introductions: Introductions,
     given: Mutex<Given>,
     /// Ends the verb under way, where a stop comes in the middle of it.
     stopping: Mutex<CancellationToken>,
@@ -132,6 +135,7 @@ impl OsPostgres {
             plan,
             kept: Kept::default(),
             followed: Mutex::default(),
+            introductions: Introductions::default(),
             stopping: Mutex::default(),
             at_work: tokio::sync::Mutex::default(),
             rests_until: Mutex::default(),
@@ -212,35 +216,27 @@ impl OsPostgres {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The births of the upstream, so that every byte that comes from there can be told apart.
-    async fn learn_births(&self, upstream: &Client) -> Result<(), PostgresError> {
-        let question = format!("select pg_read_binary_file('{}')", births::FILE);
-        let row = ask(upstream.query_one(&question, &[]), ANSWER_DEADLINE).await?;
-        let theirs = Births::parse(row.get(0)).map_err(transient)?;
-        let seen = self.observe().await?;
-        let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
-        let mut births = Births::read(&self.plan().data).map_err(transient)?;
-        births.adopt(&theirs, own);
-        births.write(&self.plan().data).map_err(transient)
-    }
-
     /// What has to be so before the server may be told to stream from there. Returns whether
     /// commits wait for nobody there.
     async fn prepare_to_follow(&self, upstream: &Upstream) -> Result<bool, PostgresError> {
-        const NOBODY: &str = "select current_setting('synchronous_standby_names') = ''";
-        let client = connect_to(self.plan(), &upstream.address).await?;
-        self.learn_births(&client).await?;
-        slots::claim(&client, self.plan().node).await?;
-        let nobody = ask(client.query_one(NOBODY, &[]), ANSWER_DEADLINE).await?.get(0);
+        let known = self.0.introductions.make(self.plan(), upstream).await?;
+        // Every byte that comes from there can be told apart from here on.
+        let seen = self.observe().await?;
+        let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
+        let mut births = Births::read(&self.plan().data).map_err(transient)?;
+        births.adopt(&known.births, own);
+        births.write(&self.plan().data).map_err(transient)?;
         let log_from = fs::metadata(self.plan().log()).map_or(0, |log| log.len());
         let mut followed = lock(&self.0.followed);
         followed.upstreams.insert(upstream.node, upstream.address.clone());
         followed.log_from = Some(log_from);
-        followed.ear = Some(Arc::new(Ear::of(self.plan(), &upstream.address)));
-        Ok(nobody)
+        let ear = Ear::of(self.plan(), &upstream.address, known.client);
+        followed.ear = Some(Arc::new(ear));
+        Ok(known.nobody)
     }
 
-    fn follow_nobody(&self) {
+    async fn follow_nobody(&self) {
+        self.0.introductions.end().await;
         let mut followed = lock(&self.0.followed);
         followed.log_from = None;
         followed.ear = None;
@@ -324,7 +320,7 @@ impl Postgres for OsPostgres {
                     nobody = self.prepare_to_follow(upstream).await?;
                 }
                 StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
-                    self.follow_nobody();
+                    self.follow_nobody().await;
                 }
             }
             if matches!(how, StartAs::Standby { .. }) {
@@ -390,7 +386,7 @@ impl Postgres for OsPostgres {
     async fn detach(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             let mark = self.want(|wanted| wanted.follow(self.plan(), None))?;
-            self.follow_nobody();
+            self.follow_nobody().await;
             self.in_force(mark).await?;
             self.end_receiver().await
         })

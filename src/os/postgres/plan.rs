@@ -18,7 +18,7 @@ use super::births::write_whole;
 use super::install::Installation;
 
 /// The role that the node itself uses, on this machine only. (Names in `pg_` are the server's own.)
-pub(super) const KEEPER: &str = "replica_keeper";
+pub const KEEPER: &str = "replica_keeper";
 /// The role that members stream, copy and rewind with.
 pub(super) const STREAMER: &str = "replica_streamer";
 /// The longest path of a socket that the kernel takes.

@@ -19,6 +19,10 @@ use super::settings::host_and_port;
 /// A server that does not answer a question of the node within this time hangs.
 pub(super) const ANSWER_DEADLINE: Duration = OBSERVE_WITHIN;
 
+/// The same for another member's server. Long enough for a first packet that is lost twice: TCP
+/// sends it again after one second, and after two more.
+pub(super) const REMOTE_DEADLINE: Duration = Duration::from_secs(4);
+
 /// How long the kernel waits for the other side to take what was sent.
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -90,7 +94,7 @@ pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
         .password(&plan.secret)
         .dbname("postgres")
         .application_name("pg_replica node");
-    open(&config, NoTls).await
+    open(&config, NoTls, ANSWER_DEADLINE).await
 }
 
 /// Connects to another member's server, as a member.
@@ -110,21 +114,21 @@ pub(super) async fn connect_at(
     config.user(STREAMER).password(&plan.secret).dbname("postgres");
     config.application_name(format!("pg_replica {}", plan.node));
     match &plan.tls {
-        None => open(&config, NoTls).await,
+        None => open(&config, NoTls, REMOTE_DEADLINE).await,
         Some(tls) => {
             config.ssl_mode(SslMode::Require);
-            open(&config, tls.way()).await
+            open(&config, tls.way(), REMOTE_DEADLINE).await
         }
     }
 }
 
-async fn open<T>(config: &Config, tls: T) -> Result<Client, NoAnswer>
+async fn open<T>(config: &Config, tls: T, deadline: Duration) -> Result<Client, NoAnswer>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
     let connecting = config.connect(tls);
-    let (client, connection) = match timeout(ANSWER_DEADLINE, connecting).await {
+    let (client, connection) = match timeout(deadline, connecting).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             let refused = std::error::Error::source(&error)

@@ -14,7 +14,7 @@ use crate::ids::{Lsn, NodeId};
 
 use super::births::parse_lsn;
 use super::plan::slot_of;
-use super::session::{ANSWER_DEADLINE, NoAnswer, ask};
+use super::session::{ANSWER_DEADLINE, NoAnswer, REMOTE_DEADLINE, ask};
 
 /// A slot for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(super) async fn of(client: &Client) -> Result<Slots, NoAnswer> {
          case when wal_status <> 'lost' then restart_lsn::text end, \
          xmin is not null or catalog_xmin is not null \
          from pg_replication_slots where slot_type = 'physical'";
-    let rows = ask(client.query(SLOTS, &[]), ANSWER_DEADLINE).await?;
+    let rows = ask(client.query(SLOTS, &[]), REMOTE_DEADLINE).await?;
     let slot = |row: &tokio_postgres::Row| {
         let member = member_of(row.get(0))?;
         let from = row.get::<_, Option<&str>>(2).and_then(parse_lsn);
@@ -141,15 +141,14 @@ pub(super) async fn perform(client: &Client, deed: Deed) -> Result<(), NoAnswer>
 /// From now on the server at the other end keeps the log for this member.
 pub(super) async fn claim(client: &Client, node: NodeId) -> Result<(), NoAnswer> {
     const EXISTS: &str = "select from pg_replication_slots where slot_name = $1";
-    const CREATE: &str = "select pg_create_physical_replication_slot($1, true)";
+    // One question, and not two: the other end may be far away.
+    const CREATE: &str = "select pg_create_physical_replication_slot($1, true) \
+                          where not exists (select from pg_replication_slots where slot_name = $1)";
     let slot = slot_of(node);
-    if ask(client.query_opt(EXISTS, &[&slot]), ANSWER_DEADLINE).await?.is_some() {
-        return Ok(());
-    }
-    match ask(client.execute(CREATE, &[&slot]), ANSWER_DEADLINE).await {
+    match ask(client.execute(CREATE, &[&slot]), REMOTE_DEADLINE).await {
         Ok(_) => Ok(()),
         // Two members may want the same at once: the server's own node, and the one it is for.
-        Err(why) => match ask(client.query_opt(EXISTS, &[&slot]), ANSWER_DEADLINE).await? {
+        Err(why) => match ask(client.query_opt(EXISTS, &[&slot]), REMOTE_DEADLINE).await? {
             Some(_) => Ok(()),
             None => Err(why),
         },

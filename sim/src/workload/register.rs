@@ -1,0 +1,418 @@
+//! What the clients were told, without a look at any server: is it what one machine would have
+//! told them?
+//!
+//! All writers share one register. A write puts its row in, and is told which row was there: a
+//! swap. Because no row is ever written twice, what the clients were told is a chain of finds, and
+//! whether an order of all swaps exists that agrees with it, and with the time at which each was
+//! asked for and answered, can be decided without a search. That is linearizability, of exactly
+//! this history.
+//!
+//! Where the chain breaks (a client was told nothing, and its row is found) a new stretch begins.
+//! In an order that agrees with what was told each stretch is in one piece. So what is left to find
+//! is an order of stretches in which nothing comes before what had ended when it began.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::scenario::{Fault, Order, Overlap, Plan, unpromised};
+use crate::witness::Row;
+use pg_replica::control::Mode;
+
+use super::history::{Ended, History, Operation};
+
+/// What clients may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// One order of all swaps, as of one machine that never fails. In `quorum-sync`.
+    Linearizable,
+    /// One history at a time: a failover may give up what was told last, and a later one bring it
+    /// back, but the history changes hands no more often than primacy does. In `async`.
+    OneAtATime,
+    /// Rows that were found were written. Where more servers than one may acknowledge for a while.
+    NothingInvented,
+}
+
+impl Truth {
+    /// What the clients of this plan may rely on.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let gives_up = plan.events.iter().any(|event| {
+            let Fault::Order { order, .. } = &event.fault else { return false };
+            matches!(
+                order,
+                Order::SetMode(Mode::Async) | Order::Failover { accept_data_loss: true, .. }
+            )
+        });
+        if plan.cluster.mode == Mode::QuorumSync && !gives_up {
+            Self::Linearizable
+        } else if unpromised(plan).is_some() || plan.expect.overlap != Overlap::None {
+            Self::NothingInvented
+        } else {
+            Self::OneAtATime
+        }
+    }
+}
+
+/// A swap whose client was told what it found.
+#[derive(Clone, Copy, Debug)]
+struct Swap {
+    row: Row,
+    found: Option<Row>,
+    invoked: Duration,
+    ended: Duration,
+}
+
+/// Swaps of which each found the one before: from when on the first of them was told, and until
+/// when the last was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    first: Row,
+    from_the_beginning: bool,
+    told_from: Duration,
+    asked_until: Duration,
+}
+
+/// What was told, by row.
+struct Told<'a> {
+    history: &'a History,
+    swaps: BTreeMap<Row, Swap>,
+    /// Who found what, in the order of their rows.
+    finders: BTreeMap<Option<Row>, Vec<Row>>,
+}
+
+/// Every way in which what the clients were told is not what they may rely on, in sentences.
+/// `before` is what the register held when the first of them came, `primacies` how often primacy
+/// was given while they came.
+#[must_use]
+pub fn untruths(
+    history: &History,
+    before: Option<Row>,
+    truth: Truth,
+    primacies: u64,
+) -> Vec<String> {
+    let told = Told::new(history, before);
+    let mut untrue = told.inventions();
+    if untrue.is_empty() {
+        untrue.extend(told.found_in_advance());
+    }
+    if !untrue.is_empty() {
+        return untrue;
+    }
+    match truth {
+        Truth::Linearizable => {
+            untrue.extend(told.found_twice());
+            if untrue.is_empty() {
+                untrue.extend(told.without_an_order());
+            }
+        }
+        Truth::OneAtATime => untrue.extend(told.branches_that_took_turns(primacies)),
+        Truth::NothingInvented => {}
+    }
+    untrue
+}
+
+impl<'a> Told<'a> {
+    fn new(history: &'a History, before: Option<Row>) -> Self {
+        let swap = |operation: &Operation| {
+            let found = operation.found.filter(|found| Some(*found) != before);
+            let Operation { row, invoked, ended_at: ended, .. } = *operation;
+            (row, Swap { row, found, invoked, ended })
+        };
+        let acknowledged = history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
+        let swaps: BTreeMap<Row, Swap> = acknowledged.map(swap).collect();
+        let mut finders: BTreeMap<Option<Row>, Vec<Row>> = BTreeMap::new();
+        for swap in swaps.values() {
+            finders.entry(swap.found).or_default().push(swap.row);
+        }
+        Self { history, swaps, finders }
+    }
+
+    /// Rows that were found and that nobody had written.
+    fn inventions(&self) -> Vec<String> {
+        let refused = self.history.refused();
+        let mut untrue = Vec::new();
+        for swap in self.swaps.values() {
+            let Some(found) = swap.found else { continue };
+            let finder = name(swap.row);
+            let found_name = name(found);
+            match self.history.begun(found) {
+                None => untrue.push(format!("{finder} found {found_name}, which nobody wrote")),
+                Some(begun) if begun > swap.ended => untrue.push(format!(
+                    "{finder} found {found_name} before it was asked for, at {}",
+                    seconds(begun)
+                )),
+                Some(_) if refused.contains(&found) => untrue.push(format!(
+                    "{finder} found {found_name}, whose client was told that nothing was written"
+                )),
+                Some(_) => {}
+            }
+        }
+        untrue
+    }
+
+    /// Rows that found, directly or not, what was asked for after they had been told.
+    fn found_in_advance(&self) -> Vec<String> {
+        let mut untrue = Vec::new();
+        let mut reached = 0;
+        for (head, begun) in self.heads() {
+            let mut open = vec![(head, begun)];
+            while let Some((row, asked)) = open.pop() {
+                let swap = &self.swaps[&row];
+                reached += 1;
+                if swap.ended < asked {
+                    untrue.push(format!(
+                        "{} was told at {}, and what it found goes back to what was asked \
+                         for at {}",
+                        name(row),
+                        seconds(swap.ended),
+                        seconds(asked)
+                    ));
+                }
+                let asked = asked.max(swap.invoked);
+                open.extend(self.finders_of(row).iter().map(|finder| (*finder, asked)));
+            }
+        }
+        if reached < self.swaps.len() {
+            untrue.push("some rows found each other in a circle".to_owned());
+        }
+        untrue
+    }
+
+    fn found_twice(&self) -> Vec<String> {
+        let twice = self.finders.iter().filter(|(_, finders)| finders.len() > 1);
+        let sentence = |(found, finders): (&Option<Row>, &Vec<Row>)| {
+            let found = found.map_or_else(|| "the beginning".to_owned(), name);
+            let (one, other) = (&self.swaps[&finders[0]], &self.swaps[&finders[1]]);
+            format!(
+                "both {} (told at {}) and {} (told at {}) found {found}",
+                name(one.row),
+                seconds(one.ended),
+                name(other.row),
+                seconds(other.ended)
+            )
+        };
+        twice.map(sentence).collect()
+    }
+
+    /// Stretches that no order can hold.
+    fn without_an_order(&self) -> Vec<String> {
+        let mut left = self.stretches();
+        left.sort_by_key(|stretch| (!stretch.from_the_beginning, stretch.asked_until));
+        while !left.is_empty() {
+            // The next one is one before which no other has to come.
+            let must_be_first = left.iter().any(|stretch| stretch.from_the_beginning);
+            let next = left.iter().enumerate().position(|(index, stretch)| {
+                let mut others = left.iter().enumerate().filter(|(other, _)| *other != index);
+                (stretch.from_the_beginning || !must_be_first)
+                    && others.all(|(_, other)| other.told_from >= stretch.asked_until)
+            });
+            let Some(next) = next else {
+                let names: Vec<String> = left.iter().take(2).map(|s| name(s.first)).collect();
+                return vec![format!(
+                    "no order of all writes agrees with what their clients were told: the rows \
+                     that begin with {} would have to be apart in it",
+                    names.join(" and with ")
+                )];
+            };
+            left.remove(next);
+        }
+        Vec::new()
+    }
+
+    fn branches_that_took_turns(&self, primacies: u64) -> Vec<String> {
+        let mut untrue = Vec::new();
+        for (found, finders) in self.finders.iter().filter(|(_, finders)| finders.len() > 1) {
+            for (index, one) in finders.iter().enumerate() {
+                for other in &finders[index + 1..] {
+                    let turns = self.turns(*one, *other).max(self.turns(*other, *one));
+                    if turns > primacies {
+                        let found = found.map_or_else(|| "the beginning".to_owned(), name);
+                        untrue.push(format!(
+                            "{} and {} both found {found}, and the histories that go on with them \
+                             took {turns} turns, where primacy was given {primacies} times",
+                            name(*one),
+                            name(*other)
+                        ));
+                    }
+                }
+            }
+        }
+        untrue
+    }
+
+    /// How often two branches were written to in turns, at least, the one that begins with `one`
+    /// first: each turn holds a swap that was asked for after one of the turn before was told.
+    fn turns(&self, one: Row, other: Row) -> u64 {
+        let sides = [self.branch(one), self.branch(other)];
+        let mut turns = 0;
+        let mut told = None;
+        for side in sides.iter().cycle() {
+            let later = side.iter().filter(|swap| told.is_none_or(|told| swap.invoked > told));
+            let Some(next) = later.map(|swap| swap.ended).min() else { break };
+            told = Some(next);
+            turns += 1;
+        }
+        turns
+    }
+
+    /// The swaps that found what nobody was told of, and when that was asked for.
+    fn heads(&self) -> Vec<(Row, Duration)> {
+        let broken = self.swaps.values().filter(|swap| match swap.found {
+            None => true,
+            Some(found) => !self.swaps.contains_key(&found),
+        });
+        let begun = |found: Option<Row>| found.and_then(|found| self.history.begun(found));
+        broken.map(|swap| (swap.row, begun(swap.found).unwrap_or_default())).collect()
+    }
+
+    fn stretches(&self) -> Vec<Stretch> {
+        self.heads().into_iter().map(|(head, begun)| self.stretch(head, begun)).collect()
+    }
+
+    fn stretch(&self, first: Row, begun: Duration) -> Stretch {
+        let swaps = self.branch(first);
+        Stretch {
+            first,
+            from_the_beginning: swaps[0].found.is_none(),
+            told_from: swaps.iter().map(|swap| swap.ended).min().unwrap_or_default(),
+            asked_until: swaps.iter().map(|swap| swap.invoked).fold(begun, Duration::max),
+        }
+    }
+
+    /// `first`, and all that found it, directly or not.
+    fn branch(&self, first: Row) -> Vec<Swap> {
+        let mut swaps = Vec::new();
+        let mut open = vec![first];
+        while let Some(row) = open.pop() {
+            swaps.push(self.swaps[&row]);
+            open.extend(self.finders_of(row));
+        }
+        swaps
+    }
+
+    fn finders_of(&self, row: Row) -> &[Row] {
+        self.finders.get(&Some(row)).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn name(row: Row) -> String {
+    format!("row {} of client {}", row.number, row.client)
+}
+
+fn seconds(at: Duration) -> String {
+    format!("{:.3}s", at.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pg_replica::ids::NodeId;
+
+    fn row(number: u64) -> Row {
+        Row { client: 1, number }
+    }
+
+    /// Swaps: row, what it found (0 is nothing), when it was asked for, when it was told.
+    fn history(swaps: &[(u64, u64, u64, u64)], unknown: &[(u64, u64)]) -> History {
+        let mut history = History::default();
+        let ms = Duration::from_millis;
+        for &(number, at) in unknown {
+            history.begin(row(number), ms(at));
+        }
+        for &(number, found, invoked, ended) in swaps {
+            history.begin(row(number), ms(invoked));
+            let operation = Operation {
+                row: row(number),
+                server: NodeId(1),
+                invoked: ms(invoked),
+                ended_at: ms(ended),
+                ended: Ended::Acknowledged,
+                found: (found > 0).then(|| row(found)),
+            };
+            history.record(operation, ms(0));
+        }
+        history
+    }
+
+    fn check(truth: Truth, swaps: &[(u64, u64, u64, u64)], unknown: &[(u64, u64)]) -> String {
+        untruths(&history(swaps, unknown), None, truth, 2).join("; ")
+    }
+
+    #[test]
+    fn a_chain_in_the_order_of_time_is_linearizable() {
+        let swaps = [(1, 0, 10, 20), (2, 1, 12, 22), (3, 2, 30, 40)];
+        assert_eq!(check(Truth::Linearizable, &swaps, &[]), "");
+    }
+
+    #[test]
+    fn what_overlaps_may_have_been_in_either_order() {
+        assert_eq!(check(Truth::Linearizable, &[(2, 0, 10, 30), (1, 2, 5, 20)], &[]), "");
+    }
+
+    #[test]
+    fn a_row_that_was_told_and_then_forgotten_is_seen() {
+        let swaps = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60)];
+        let said = check(Truth::Linearizable, &swaps, &[]);
+        assert!(said.contains("both row 2") && said.contains("found row 1"), "{said}");
+        // What a failover of an asynchronous primary may do: nobody asked for 2 after 3 was told.
+        assert_eq!(check(Truth::OneAtATime, &swaps, &[]), "");
+    }
+
+    #[test]
+    fn two_histories_that_go_on_in_turns_are_seen_in_any_mode() {
+        // 2 and 4 are one history, 3 and 5 the other, and each was told before the next was asked.
+        let back = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60), (4, 2, 70, 80)];
+        let said = check(Truth::OneAtATime, &back, &[]);
+        assert!(said.contains("took 3 turns, where primacy was given 2 times"), "{said}");
+        assert_eq!(check(Truth::NothingInvented, &back, &[]), "");
+        // Primacy was given three times: to whoever had 2, had it not, and had it again.
+        assert!(untruths(&history(&back, &[]), None, Truth::OneAtATime, 3).is_empty());
+        let again = [back.as_slice(), &[(5, 3, 90, 95)]].concat();
+        assert!(!untruths(&history(&again, &[]), None, Truth::OneAtATime, 3).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_wrote_and_what_was_refused_is_found_by_nobody() {
+        let said = check(Truth::NothingInvented, &[(1, 9, 10, 20)], &[]);
+        assert!(said.contains("which nobody wrote"), "{said}");
+        let mut with_refusal = history(&[(1, 9, 10, 20)], &[(9, 5)]);
+        let refused =
+            Operation { row: row(9), ended: Ended::Refused, ..with_refusal.operations()[0] };
+        with_refusal.record(refused, Duration::ZERO);
+        let said = untruths(&with_refusal, None, Truth::NothingInvented, 1).join("; ");
+        assert!(said.contains("told that nothing was written"), "{said}");
+    }
+
+    #[test]
+    fn nothing_is_found_before_it_is_asked_for() {
+        let said = check(Truth::NothingInvented, &[(1, 0, 30, 40), (2, 1, 10, 20)], &[]);
+        assert!(said.contains("before it was asked for"), "{said}");
+        let far = [(1, 0, 30, 70), (2, 1, 10, 60), (3, 2, 10, 20)];
+        let said = check(Truth::NothingInvented, &far, &[]);
+        assert!(said.contains("what it found goes back"), "{said}");
+        let circle = [(1, 2, 10, 20), (2, 1, 10, 20)];
+        assert!(check(Truth::NothingInvented, &circle, &[]).contains("circle"));
+    }
+
+    #[test]
+    fn a_write_that_nobody_was_told_of_may_have_been_anywhere() {
+        // Rows 8 and 9 were asked for, and their clients were told nothing.
+        let swaps = [(1, 0, 10, 20), (2, 9, 30, 40), (3, 8, 50, 60)];
+        assert_eq!(check(Truth::Linearizable, &swaps, &[(8, 5), (9, 5)]), "");
+    }
+
+    #[test]
+    fn stretches_that_would_have_to_be_in_one_another_are_seen() {
+        // 1 then 4 are one stretch, and 2 came after 1 was told and before 4 was asked for.
+        let swaps = [(1, 0, 10, 20), (4, 1, 70, 80), (2, 9, 30, 40)];
+        let said = check(Truth::Linearizable, &swaps, &[(9, 5)]);
+        assert!(said.contains("would have to be apart"), "{said}");
+    }
+
+    #[test]
+    fn what_was_there_before_is_the_beginning() {
+        let history = history(&[(1, 7, 10, 20)], &[]);
+        assert!(!untruths(&history, None, Truth::Linearizable, 1).is_empty());
+        assert!(untruths(&history, Some(row(7)), Truth::Linearizable, 1).is_empty());
+    }
+}
