@@ -1,0 +1,259 @@
+//! The command line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use sim::scenario::{BadInput, Plan, read_file};
+
+use crate::race::{self, Card, Fault, Replication, Runner};
+use crate::runs::{self, Run, Verdict};
+use crate::subject::{Kind, Log};
+use crate::world::Options;
+use crate::{lab, needs};
+
+/// Exit codes, as the simulator's.
+const CLEAN: u8 = 0;
+const VIOLATION: u8 = 1;
+const BAD_INPUT: u8 = 2;
+/// The machine cannot do it: nothing was proven, and nothing failed.
+const NOT_HERE: u8 = 3;
+
+/// Runs the simulator's scenarios against real nodes and real PostgreSQL, and races them against
+/// Patroni. Needs root.
+#[derive(Parser)]
+#[command(name = "chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run scenarios, each against a cluster of its own.
+    Run(RunArgs),
+    /// Race this project's cluster against Patroni's, under the same faults.
+    Bench(BenchArgs),
+    /// Say what this machine lacks for it, if anything.
+    Check(CheckArgs),
+    /// Wait for the end of a program and take its laboratory away. `run` starts it by itself.
+    #[command(hide = true)]
+    Reap(ReapArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Scenarios or plans.
+    #[arg(required = true)]
+    files: Vec<String>,
+    /// One JSON object per file on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
+    /// Leave the folders of the runs where they are.
+    #[arg(long)]
+    keep: bool,
+    /// How many clusters at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// What the file leaves open (which standby, which client) follows from it; without it, from
+    /// the file's own.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The program of a node; without it, the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    node: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// The folder of the results: `results.jsonl`, and the table that is made of it. What is there
+    /// already is not run again.
+    #[arg(short, long, default_value = "docs/bench")]
+    output: PathBuf,
+    /// How often each fault befalls each cluster.
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// How many clusters at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Who races; without it, everybody.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    runners: Vec<Runner>,
+    /// How commits are replicated; without it, in both ways.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    replications: Vec<Replication>,
+    /// What happens; without it, everything there is.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Run nothing, and make the table of the results that are there.
+    #[arg(long)]
+    table: bool,
+    /// Leave the folders of the heats where they are.
+    #[arg(long)]
+    keep: bool,
+    /// The program of a node; without it, the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    node: Option<PathBuf>,
+    /// Patroni's program (`ci/install-patroni` installs it there).
+    #[arg(long, value_name = "PROGRAM", default_value = needs::PATRONI)]
+    patroni: PathBuf,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    /// The program of a node; without it, the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    node: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ReapArgs {
+    process: u32,
+    number: u32,
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let code = match Cli::parse().verb {
+        Verb::Run(args) => run(&args),
+        Verb::Bench(args) => bench(&args),
+        Verb::Check(args) => {
+            let missing = needs::missing(&args.node.unwrap_or_else(needs::program));
+            missing.iter().for_each(|sentence| println!("{sentence}"));
+            if missing.is_empty() { CLEAN } else { NOT_HERE }
+        }
+        Verb::Reap(args) => {
+            lab::reap(args.process, args.number, args.keep);
+            CLEAN
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(args: &RunArgs) -> u8 {
+    let plans: Result<Vec<Plan>, BadInput> =
+        args.files.iter().map(|file| plan(file, args)).collect();
+    let plans = match plans {
+        Ok(plans) => plans,
+        Err(bad) => {
+            eprintln!("{bad}");
+            return BAD_INPUT;
+        }
+    };
+    let program = args.node.clone().unwrap_or_else(needs::program);
+    let missing = needs::missing(&program);
+    if !missing.is_empty() {
+        missing.iter().for_each(|sentence| eprintln!("{sentence}"));
+        return NOT_HERE;
+    }
+    lab::sweep();
+    let program = program.canonicalize().unwrap_or(program);
+    let options = Options { kind: Kind::Ours(program, Log::Everything), keep: args.keep };
+    let (mut ok, mut failed, mut skipped) = (0, 0, 0);
+    let count = plans.len();
+    runs::all(plans, args.jobs, &options, |run| {
+        match &run.verdict {
+            Verdict::LeftOut(_) => skipped += 1,
+            Verdict::Ran(_) | Verdict::Broken(_) if run.failed() => failed += 1,
+            Verdict::Ran(_) | Verdict::Broken(_) => ok += 1,
+        }
+        tell(run, args.json);
+    });
+    if count > 1 && !args.json {
+        println!("{count} scenarios: {ok} ok, {failed} failed, {skipped} skipped");
+    }
+    if failed == 0 { CLEAN } else { VIOLATION }
+}
+
+fn bench(args: &BenchArgs) -> u8 {
+    let node = args.node.clone().unwrap_or_else(needs::program);
+    let card = Card {
+        node: node.canonicalize().unwrap_or(node),
+        patroni: args.patroni.clone(),
+        runners: chosen_or_all(&args.runners),
+        replications: chosen_or_all(&args.replications),
+        faults: chosen_or_all(&args.faults),
+        runs: if args.table { 0 } else { args.runs },
+        jobs: args.jobs,
+        keep: args.keep,
+    };
+    let mut missing = Vec::new();
+    if !args.table {
+        missing = needs::missing(&card.node);
+        if card.runners.iter().any(|runner| *runner != Runner::PgReplica) {
+            missing.extend(needs::missing_for_patroni(&card.patroni));
+        }
+    }
+    if !missing.is_empty() {
+        missing.iter().for_each(|sentence| eprintln!("{sentence}"));
+        return NOT_HERE;
+    }
+    lab::sweep();
+    match raced(&card, &args.output) {
+        Ok(0) => CLEAN,
+        Ok(broken) => {
+            println!("{broken} heats broke off; the same command runs them again");
+            VIOLATION
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            BAD_INPUT
+        }
+    }
+}
+
+fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join("results.jsonl");
+    let broken = race::run(card, &file, |heat| println!("{heat}"))?;
+    let table = race::write_table(&race::results(&file)?);
+    std::fs::write(folder.join("table.md"), table)?;
+    Ok(broken)
+}
+
+fn chosen_or_all<T: ValueEnum>(chosen: &[T]) -> Vec<T> {
+    if chosen.is_empty() { T::value_variants().to_vec() } else { chosen.to_vec() }
+}
+
+fn plan(file: &str, args: &RunArgs) -> Result<Plan, BadInput> {
+    let document = read_file(file)?;
+    Ok(document.plan(args.seed.unwrap_or(document.base().seed)))
+}
+
+fn tell(run: &Run, as_json: bool) {
+    let kept = if run.failed() { run.keep() } else { Ok(None) };
+    if as_json {
+        let mut object = run.object();
+        if let Ok(Some(folder)) = &kept {
+            object["kept"] = json!(folder);
+        }
+        println!("{object}");
+        return;
+    }
+    println!("{}", run.line());
+    for violation in run.violations() {
+        println!("          {violation}");
+    }
+    match kept {
+        Ok(Some(folder)) => println!("          its logs are in {}", folder.display()),
+        Ok(None) => {}
+        Err(error) => println!("          its logs could not be kept: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,83 @@
+//! What this world cannot do, and why: a scenario that needs any of it is left out by name.
+
+use sim::scenario::{Fault, LinkFlaw, Order, Plan, PostgresFlaw, unpromised};
+
+/// The first reason why this plan cannot be run here, in one sentence.
+#[must_use]
+pub fn impossible(plan: &Plan) -> Option<&'static str> {
+    if plan.messages_only.is_some() {
+        return Some("it says that it proves nothing over TCP");
+    }
+    if plan.sabotage.is_some() {
+        return Some("the rules of a real node cannot be broken on purpose");
+    }
+    if plan.cluster.unborn {
+        return Some("clients need a table before anything happens");
+    }
+    if !plan.cluster.existing.is_empty() {
+        return Some("a database from before is prepared by hand");
+    }
+    if let Some(why) = plan.events.iter().find_map(|event| in_fault(&event.fault)) {
+        return Some(why);
+    }
+    // A real server has no commit fence yet: what rests on it is not promised here.
+    let mut without = plan.clone();
+    without.cluster.commit_fence = false;
+    if plan.cluster.commit_fence && unpromised(plan).is_none() && unpromised(&without).is_some() {
+        return Some("real servers have no commit fence yet");
+    }
+    None
+}
+
+fn in_fault(fault: &Fault) -> Option<&'static str> {
+    match fault {
+        Fault::PowerLoss { .. } => Some("one kernel keeps what it has not yet synced"),
+        Fault::ClockRate { .. } | Fault::ClockJump { .. } => Some("one kernel has one clock"),
+        Fault::Pause { with_clock: true, .. } => Some("one kernel has one clock"),
+        Fault::Sockets { .. } => {
+            Some("connections are the kernel's own, and nobody meddles with them")
+        }
+        Fault::Disk { .. } => Some("all machines are on one disk"),
+        Fault::Link { flaw, .. } => in_link(*flaw),
+        Fault::Postgres { flaw, .. } => in_postgres(*flaw),
+        Fault::Order { order: Order::Failover { to: None, .. }, .. } => {
+            Some("over HTTP a failover names its candidate")
+        }
+        Fault::Partition { .. }
+        | Fault::Crash { .. }
+        | Fault::CrashLoop { .. }
+        | Fault::Pause { with_clock: false, .. }
+        | Fault::ReplaceMachine { .. }
+        | Fault::Order { .. } => None,
+    }
+}
+
+fn in_link(flaw: LinkFlaw) -> Option<&'static str> {
+    match flaw {
+        LinkFlaw::Loss { .. } => None,
+        LinkFlaw::Delay { .. } | LinkFlaw::Duplicate { .. } | LinkFlaw::Reorder { .. } => {
+            Some("the switch drops packets, and delays, doubles or reorders none")
+        }
+    }
+}
+
+fn in_postgres(flaw: PostgresFlaw) -> Option<&'static str> {
+    match flaw {
+        PostgresFlaw::Hang
+        | PostgresFlaw::RewindFails
+        | PostgresFlaw::CloneFails
+        | PostgresFlaw::InitialiseFails => None,
+        PostgresFlaw::DiskFull => Some("all machines are on one disk"),
+        PostgresFlaw::SlowStart
+        | PostgresFlaw::SlowStop
+        | PostgresFlaw::StopHangs
+        | PostgresFlaw::StopFails
+        | PostgresFlaw::SlowRecovery
+        | PostgresFlaw::LookFails
+        | PostgresFlaw::WalsenderStuck
+        | PostgresFlaw::CheckpointerStuck
+        | PostgresFlaw::ReplayStuck
+        | PostgresFlaw::WalRecycled
+        | PostgresFlaw::ForeignData => Some("no real server can be told to fail in this way"),
+    }
+}

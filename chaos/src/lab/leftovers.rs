@@ -1,0 +1,125 @@
+//! Who takes a laboratory away when the program cannot.
+//!
+//! Beside every laboratory runs a process that holds the reading end of a pipe and nothing else.
+//! The pipe ends with the program, however that comes about; then everything in the namespaces of
+//! the laboratory is killed, and they and its folder are removed. Should the reaper die as well,
+//! the next start finds what is left by its name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::space::SPACES;
+use super::{Name, processes_in, run};
+
+/// How often what does not want to end is killed again.
+const KILLS_MAX: u32 = 40;
+const KILL_AGAIN: Duration = Duration::from_millis(25);
+
+/// The process that waits for the end of this one.
+#[derive(Debug)]
+pub struct Reaper {
+    process: Child,
+    /// Closed last of all.
+    line: Option<ChildStdin>,
+}
+
+impl Reaper {
+    pub(super) fn start(name: &Name, keep: bool) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("reap").arg(name.process.to_string()).arg(name.number.to_string());
+        if keep {
+            command.arg("--keep");
+        }
+        // Ctrl-C at the terminal is for the program, not for whoever clears up after it.
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+        let mut process = command.spawn()?;
+        let line = process.stdin.take();
+        Ok(Self { process, line })
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        drop(self.line.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// What the reaper does: waits, and clears up.
+pub fn reap(process: u32, number: u32, keep: bool) {
+    let mut nothing = Vec::new();
+    let _ = io::stdin().read_to_end(&mut nothing);
+    remove(&Name { process, number }, keep);
+}
+
+/// Removes the laboratories of programs that are gone.
+pub fn sweep() {
+    let names_in = |folder: &Path| -> Vec<Name> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Name::parse(entry.file_name().to_str()?)).collect()
+    };
+    let mut found = names_in(Path::new(SPACES));
+    found.retain(|name| !Path::new("/proc").join(name.process.to_string()).exists());
+    let mut seen = BTreeSet::new();
+    for name in found {
+        if seen.insert(name.stem()) {
+            remove(&name, false);
+        }
+    }
+}
+
+/// Removes a laboratory; what is gone already is no trouble.
+pub(super) fn remove(name: &Name, keep_folder: bool) {
+    let prefix = format!("{}-", name.stem());
+    let spaces = fs::read_dir(SPACES).into_iter().flatten().flatten();
+    let spaces: Vec<(String, u64)> = spaces
+        .filter_map(|entry| {
+            let name = entry.file_name().to_str()?.to_owned();
+            let inode = fs::metadata(entry.path()).ok()?.ino();
+            name.starts_with(&prefix).then_some((name, inode))
+        })
+        .collect();
+    for (_, inode) in &spaces {
+        kill_all(*inode);
+    }
+    for (space, _) in &spaces {
+        let _ = run("ip", &["netns", "delete", space]);
+    }
+    let folder = name.folder();
+    for mounted in mounted_below(&folder) {
+        let _ = unmount(Path::new(&mounted), UnmountFlags::DETACH);
+    }
+    if !keep_folder {
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+/// Ends whatever runs in a namespace.
+pub(crate) fn kill_all(inode: u64) {
+    for _ in 0..KILLS_MAX {
+        let processes = processes_in(inode);
+        if processes.is_empty() {
+            return;
+        }
+        for pid in processes.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        sleep(KILL_AGAIN);
+    }
+}
+
+fn mounted_below(folder: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = table.lines().filter_map(|line| line.split(' ').nth(1));
+    places.filter(|place| Path::new(place).starts_with(folder)).map(str::to_owned).collect()
+}

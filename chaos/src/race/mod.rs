@@ -1,0 +1,298 @@
+//! The race: this project's cluster against Patroni's, under the same faults, clients and
+//! settings, in the same kind of laboratory.
+//!
+//! A heat is one fault on one kind of cluster, once. Its results are lines in a file; what is
+//! there already is not run again, so that a race may be broken off and continued. The table is
+//! made of the file alone.
+
+mod table;
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use sim::scenario::{BadInput, Plan, read};
+use sim::tools::spread;
+
+use crate::subject::{Kind, Log, Pace};
+use crate::world;
+
+pub use table::write as write_table;
+
+/// Who races.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runner {
+    /// This project, as it comes.
+    PgReplica,
+    /// Patroni, with the fastest settings that its own check lets pass.
+    PatroniFastest,
+    /// Patroni, as it comes.
+    Patroni,
+}
+
+/// How commits are replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replication {
+    /// They wait for nobody.
+    Async,
+    /// They wait for one of two standbys.
+    Quorum,
+}
+
+/// What befalls the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// Its machine is gone, all at once.
+    HostLost,
+    /// Its server's first process is killed.
+    PostgresKilled,
+    /// Its manager is killed, and stays away.
+    ManagerKilled,
+    /// Its manager stands still.
+    ManagerFrozen,
+    /// Its server stands still.
+    PostgresFrozen,
+    /// Its machine stands still, and goes on after somebody else has taken over.
+    HostFrozen,
+    /// It is cut off from everybody.
+    Isolated,
+    /// It is cut off from the other members, and half of the clients with it.
+    IsolatedWithClients,
+    /// The other members do not hear it; it hears them.
+    OneWay,
+    /// Somebody asks for another primary.
+    Switchover,
+    /// Nothing happens, and nobody writes.
+    Idle,
+}
+
+/// What came of a heat.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heat {
+    /// Who ran.
+    pub runner: Runner,
+    /// How.
+    pub replication: Replication,
+    /// Against what.
+    pub fault: Fault,
+    /// Which time.
+    pub run: u32,
+    /// The commit that this was built from, as far as the folder of the race tells.
+    pub commit: String,
+    /// What there is to know, where the heat came to its end.
+    #[serde(flatten)]
+    pub figures: Option<Figures>,
+    /// Why it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// The figures of a heat; times are seconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Figures {
+    /// The longest time without a commit that a client was told of and that remained.
+    pub outage: f64,
+    /// For how long a former primary acknowledged rows which its successor does not have, after the
+    /// successor's first.
+    pub overlap: f64,
+    /// Rows that clients were told of.
+    pub acknowledged: u64,
+    /// Those of them that are nowhere in the end.
+    pub lost: u64,
+    /// The same of the writer at every server's private socket, whom no fault cuts off.
+    pub lost_beside: u64,
+    /// Resident memory of the managers and guards, per machine, in megabytes.
+    pub manager_mb: f64,
+    /// What they took of a core while nothing happened, per machine, in per cent; of idle heats.
+    pub manager_cpu: Option<f64>,
+    /// The same of what the manager needs besides.
+    pub needed_mb: f64,
+    /// See `needed_mb`.
+    pub needed_cpu: Option<f64>,
+}
+
+/// What to race, and how often.
+#[derive(Clone, Debug)]
+pub struct Card {
+    /// The program of a node.
+    pub node: PathBuf,
+    /// Patroni's.
+    pub patroni: PathBuf,
+    /// Who.
+    pub runners: Vec<Runner>,
+    /// How.
+    pub replications: Vec<Replication>,
+    /// Against what.
+    pub faults: Vec<Fault>,
+    /// How often each.
+    pub runs: u32,
+    /// How many at a time.
+    pub jobs: usize,
+    /// Leave the folders where they are.
+    pub keep: bool,
+}
+
+impl fmt::Display for Heat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [name(&self.runner), name(&self.replication), name(&self.fault)];
+        write!(f, "{:<16} {:<7} {:<22} {:>2}  ", words[0], words[1], words[2], self.run)?;
+        match (&self.figures, &self.broken) {
+            (_, Some(why)) => write!(f, "BROKEN: {why}"),
+            (None, None) => f.write_str("nothing"),
+            (Some(figures), None) => {
+                write!(
+                    f,
+                    "outage {:>6.2}s  overlap {:>6.2}s  lost {:>4}  rows {:>5}",
+                    figures.outage, figures.overlap, figures.lost, figures.acknowledged
+                )
+            }
+        }
+    }
+}
+
+/// What `kebab-case` calls it.
+fn name<T: Serialize>(of: &T) -> String {
+    let value = serde_json::to_value(of).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+impl Heat {
+    fn key(&self) -> (Runner, Replication, Fault, u32) {
+        (self.runner, self.replication, self.fault, self.run)
+    }
+
+    fn kind(&self, card: &Card) -> Kind {
+        match self.runner {
+            Runner::PgReplica => Kind::Ours(card.node.clone(), Log::AsUsual),
+            Runner::PatroniFastest => Kind::Patroni(card.patroni.clone(), Pace::FASTEST),
+            Runner::Patroni => Kind::Patroni(card.patroni.clone(), Pace::DEFAULT),
+        }
+    }
+
+    /// Three machines and four clients; when what happens is not in it.
+    fn plan(&self) -> Result<Plan, BadInput> {
+        let mode = match self.replication {
+            Replication::Async => "async",
+            Replication::Quorum => "quorum-sync",
+        };
+        let mut text = String::new();
+        let _ = write!(
+            text,
+            "claim = \"A heat of the race.\"\nduration = \"1s\"\nseed = {}\n\
+             [cluster]\nnodes = 3\nmode = \"{mode}\"\ncommit_fence = false\n\
+             [workload]\nwriters = 4\nreaders = 0\nstale = 0\n",
+            self.run
+        );
+        Ok(read("the race's own plan", &text)?.plan(u64::from(self.run)))
+    }
+}
+
+/// Everything that is in the file of results.
+pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
+    let text = match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    let heat = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|error| {
+            let why = format!("{}:{}: no result of a heat: {error}", file.display(), number + 1);
+            io::Error::other(why)
+        })
+    };
+    text.lines().enumerate().map(heat).collect()
+}
+
+/// Runs what the file has not, and adds it there as it ends. Returns how many heats broke off.
+pub fn run(card: &Card, file: &Path, mut each: impl FnMut(&Heat)) -> io::Result<u32> {
+    let known: BTreeSet<_> = results(file)?.iter().map(Heat::key).collect();
+    let commit = commit();
+    let mut waiting: Vec<Heat> = Vec::new();
+    for run in 1..=card.runs {
+        for fault in &card.faults {
+            for replication in &card.replications {
+                for runner in &card.runners {
+                    let (runner, replication, fault) = (*runner, *replication, *fault);
+                    if !known.contains(&(runner, replication, fault, run)) {
+                        let commit = commit.clone();
+                        let (figures, broken) = (None, None);
+                        let heat =
+                            Heat { runner, replication, fault, run, commit, figures, broken };
+                        waiting.push(heat);
+                    }
+                }
+            }
+        }
+    }
+    let mut kept = fs::OpenOptions::new().create(true).append(true).open(file)?;
+    let (mut broken, mut noted) = (0, Ok(()));
+    let work = |(number, heat)| finished(heat, number, card);
+    spread(card.jobs, (0..).zip(waiting), work, |heat| {
+        each(&heat);
+        if heat.broken.is_some() {
+            // It is tried again next time.
+            broken += 1;
+        } else {
+            noted = note(&mut kept, &heat);
+        }
+        noted.is_ok()
+    });
+    noted.map(|()| broken)
+}
+
+fn note(file: &mut fs::File, heat: &Heat) -> io::Result<()> {
+    writeln!(file, "{}", serde_json::to_string(heat)?)
+}
+
+fn commit() -> String {
+    let asked = Command::new("git").args(["rev-parse", "--short=10", "HEAD"]).output();
+    let said = asked.ok().filter(|said| said.status.success());
+    said.map_or("unknown".to_owned(), |said| {
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    })
+}
+
+fn finished(mut heat: Heat, number: u32, card: &Card) -> Heat {
+    let run = || {
+        let plan = heat.plan().map_err(|bad| bad.to_string())?;
+        let options = world::Options { kind: heat.kind(card), keep: card.keep };
+        world::heat(&plan, heat.fault, number, &options).map_err(|error| error.to_string())
+    };
+    match run() {
+        Ok(figures) => heat.figures = Some(figures),
+        Err(why) => heat.broken = Some(why),
+    }
+    heat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_read_as_it_was_written() {
+        let figures = Some(Figures { outage: 1.25, lost: 3, ..Figures::default() });
+        let heat = Heat {
+            runner: Runner::PatroniFastest,
+            replication: Replication::Quorum,
+            fault: Fault::OneWay,
+            run: 2,
+            commit: "7accb67".into(),
+            figures,
+            broken: None,
+        };
+        let line = serde_json::to_string(&heat).unwrap();
+        assert!(line.contains("\"runner\":\"patroni-fastest\""), "{line}");
+        let back: Heat = serde_json::from_str(&line).unwrap();
+        assert_eq!(back.key(), heat.key());
+        assert_eq!(back.figures.unwrap().lost, 3);
+        assert!(heat.plan().unwrap().cluster.members().count() == 3);
+    }
+}

@@ -1,0 +1,19 @@
+//! How much later things may be on a real machine than a scenario says, all in one place.
+//!
+//! A scenario's times were measured in a world where computing takes no time. Here three servers,
+//! three nodes and all clients share two cores with whatever else runs: a client that is due may
+//! have to wait for a core, and so may an election. What is promised without a clock (one writer,
+//! nothing lost) gets no slack.
+
+use std::time::Duration;
+
+/// Added to `writable_within` and `writable_after`: what an election, a promotion and a client's
+/// next round may wait for a core, at worst seen with two clusters at a time.
+pub const WRITABLE: Duration = Duration::from_millis(1_500);
+
+/// How late a guard may be after a thaw. Its processes are woken one after the other, and each then
+/// waits for a core.
+pub const GUARD_WAKES: Duration = Duration::from_millis(200);
+
+/// Added to how long an overlap may last, where a scenario bounds it.
+pub const OVERLAP: Duration = Duration::from_millis(200);

@@ -1,0 +1,142 @@
+//! What the members agreed on, read from their own stores once all of them have ended, with the
+//! times at which each applied it, read from their logs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::EntryPayload;
+use openraft::storage::RaftLogReader;
+use openraft_rt_tokio::TokioRuntime;
+use pg_replica::control::{Command, ControlState};
+use pg_replica::ids::{Incarnation, NodeId};
+use pg_replica::os::OsDisk;
+use pg_replica::runtime::raft::{FILE, Store, StoreOwner, TypeConfig};
+use pg_replica::sabotage::Sabotage;
+use serde_json::Value;
+
+use super::NodeCluster;
+use crate::subject::{Entry, Subject};
+
+/// What all members have, in the order of time.
+pub(super) async fn read(
+    subject: &NodeCluster,
+    members: Vec<NodeId>,
+    began: Duration,
+) -> Result<Vec<Entry>, String> {
+    let mut all = Vec::new();
+    for node in members {
+        let log = fs::read_to_string(subject.log(node)).unwrap_or_default();
+        let times = applied_at(&log, began);
+        let folder = subject.folder(node);
+        let commands = commands_of(node, &folder).await?;
+        let mut state = ControlState::default();
+        for (index, command) in commands {
+            let applied = state.apply(&command, Sabotage::NONE);
+            // What was committed and not applied here before the end nobody acted on here.
+            let Some(at) = times.get(&index).copied() else { continue };
+            let state = Arc::new(state.clone());
+            all.push(Entry { at, node, index, command, applied, state });
+        }
+    }
+    all.sort_by_key(|entry| (entry.at, entry.index));
+    Ok(all)
+}
+
+/// The commands in a member's store, by index. It is copied first: what is examined stays as it is.
+async fn commands_of(node: NodeId, folder: &Path) -> Result<Vec<(u64, Command)>, String> {
+    let told = |why: String| format!("the store of {node} cannot be read: {why}");
+    let copy = folder.join("examined");
+    let source = find(&folder.join("state")).ok_or_else(|| told("there is none".into()));
+    let Ok(source) = source else { return Ok(Vec::new()) };
+    fs::create_dir_all(&copy).map_err(|error| told(error.to_string()))?;
+    fs::copy(source, copy.join(FILE)).map_err(|error| told(error.to_string()))?;
+    let disk = OsDisk::new(&copy).map_err(|error| told(error.to_string()))?;
+    let owner = StoreOwner { node, cluster: "chaos".into(), fresh: Incarnation::default() };
+    let opened = Store::open(&disk, owner, Sabotage::NONE).await;
+    let (mut store, _) = opened.map_err(|error| told(error.to_string()))?;
+    let commands = read_log(&mut store).await.map_err(|error| told(error.to_string()))?;
+    let first = commands.first().map_or(0, |(index, _)| *index);
+    if first > 16 {
+        return Err(told(format!("its log begins with entry {first}")));
+    }
+    Ok(commands)
+}
+
+async fn read_log(store: &mut Store<OsDisk>) -> std::io::Result<Vec<(u64, Command)>> {
+    let entries = RaftLogReader::<TypeConfig<TokioRuntime>>::try_get_log_entries(store, ..).await?;
+    let commands = entries.into_iter().filter_map(|entry| match entry.payload {
+        EntryPayload::Normal(command) => Some((entry.log_id.index, command)),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    });
+    Ok(commands.collect())
+}
+
+fn find(folder: &Path) -> Option<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry.path();
+        if path.file_name().is_some_and(|name| name == FILE) {
+            return Some(path);
+        }
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "data") {
+            folders.push(path);
+        }
+    }
+    folders.iter().find_map(|folder| find(folder))
+}
+
+/// When a member applied which entry, by its log. The first time counts: a restart applies nothing
+/// twice.
+fn applied_at(log: &str, wall_at_start: Duration) -> BTreeMap<u64, Duration> {
+    let mut times = BTreeMap::new();
+    for line in log.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let Some(index) = line["index"].as_u64() else { continue };
+        let Some(at) = line["timestamp"].as_str().and_then(wall_time) else { continue };
+        times.entry(index).or_insert(at.saturating_sub(wall_at_start));
+    }
+    times
+}
+
+/// `2026-11-22T04:00:00.123456Z` since 1970.
+fn wall_time(text: &str) -> Option<Duration> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.split(':');
+    let hours: u64 = time.next()?.parse().ok()?;
+    let minutes: u64 = time.next()?.parse().ok()?;
+    let seconds: f64 = time.next()?.parse().ok()?;
+    // Years begin in March here, so that the day which some of them have more comes last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leaps = year / 4 - year / 100 + year / 400;
+    let days = year * 365 + leaps + (month * 306 + 5) / 10 + day - 1 - 719_468;
+    let whole = u64::try_from(days).ok()? * 86_400 + hours * 3_600 + minutes * 60;
+    Some(Duration::from_secs(whole) + Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_day_is_read() {
+        let secs = |text| wall_time(text).map(|time| time.as_secs());
+        assert_eq!(secs("1970-01-01T00:00:00.000000Z"), Some(0));
+        assert_eq!(secs("2024-02-29T12:00:01.5Z"), Some(1_709_208_001));
+        assert_eq!(secs("2026-11-22T04:00:00.123456Z"), Some(1_795_320_000));
+        assert_eq!(secs("yesterday"), None);
+    }
+
+    #[test]
+    fn the_first_time_of_an_entry_counts() {
+        let log = "{\"timestamp\":\"1970-01-01T00:00:10Z\",\"index\":3}\nnoise\n\
+                   {\"timestamp\":\"1970-01-01T00:00:20Z\",\"index\":3}\n";
+        let times = applied_at(log, Duration::from_secs(4));
+        assert_eq!(times, [(3, Duration::from_secs(6))].into());
+    }
+}

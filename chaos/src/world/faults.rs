@@ -1,0 +1,317 @@
+//! What the nemesis can do to the machines, and how it is done to real ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use pg_replica::ids::NodeId;
+use sim::fabric::{LinkFault, Port};
+use sim::nemesis::{DiskFlaws, Machines};
+use sim::place::Place;
+use sim::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw, Target};
+use sim::streams::{Concern, lock};
+use tokio::time::{Instant, sleep_until};
+
+use super::World;
+use super::machine::Machine;
+use super::tale::Frozen;
+use crate::lab::{Cut, Loss, address};
+use crate::subject::Programs;
+
+/// What is wrong with the network.
+#[derive(Debug, Default)]
+pub(super) struct Wires {
+    /// How many faults cut a direction.
+    blocks: BTreeMap<(Place, Place, Option<Port>), u32>,
+    losses: BTreeMap<(Place, Place), u32>,
+    /// Machines that are down.
+    silent: BTreeSet<NodeId>,
+    /// What the switch was told last.
+    shown: Cut,
+}
+
+impl Wires {
+    fn cut(&self) -> Cut {
+        let mut cut = Cut {
+            silent: self.silent.iter().map(|node| address(Place::Host(*node))).collect(),
+            ..Cut::default()
+        };
+        let way = |from: Place, to: Place| -> (Ipv4Addr, Ipv4Addr) { (address(from), address(to)) };
+        for ((from, to, port), _) in self.blocks.iter().filter(|(_, count)| **count > 0) {
+            let set = match port {
+                None => &mut cut.all,
+                Some(Port::Node) => &mut cut.node,
+                Some(Port::Postgres) => &mut cut.postgres,
+            };
+            set.insert(way(*from, *to));
+        }
+        let losses = self.losses.iter();
+        cut.lossy =
+            losses.map(|((from, to), n)| Loss { way: way(*from, *to), per_mille: *n }).collect();
+        cut
+    }
+}
+
+impl World {
+    /// Tells the switch what is cut now, where that has changed.
+    pub(super) fn show_cuts(&self) {
+        let mut wires = lock(&self.wires);
+        let cut = wires.cut();
+        if cut == wires.shown {
+            return;
+        }
+        match self.lab.switch.cut(&cut) {
+            Ok(()) => wires.shown = cut,
+            Err(error) => self.trouble(&format!("the network could not be cut: {error}")),
+        }
+    }
+
+    fn silence(&self, node: NodeId, silent: bool) {
+        let mut wires = lock(&self.wires);
+        if silent {
+            wires.silent.insert(node);
+        } else {
+            wires.silent.remove(&node);
+        }
+        drop(wires);
+        self.show_cuts();
+    }
+
+    pub(super) fn with_machine<T: Default>(
+        &self,
+        node: NodeId,
+        act: impl FnOnce(&mut Machine) -> T,
+    ) -> T {
+        let mut machines = lock(&self.machines);
+        let machine = machines.get_mut(&node).filter(|machine| !machine.destroyed);
+        machine.map(act).unwrap_or_default()
+    }
+
+    /// Notes that a whole machine goes on which stood still; `until` is the instant before.
+    fn thawed(&self, node: NodeId, since: Option<Duration>, until: Duration) {
+        if let Some(since) = since {
+            lock(&self.tale).frozen.push(Frozen { node, since, until });
+        }
+    }
+
+    /// Makes a machine silent before it is ended: one that is down answers nobody, not even with a
+    /// refusal.
+    pub(super) fn take_down(&self, node: NodeId) -> bool {
+        self.silence(node, true);
+        self.with_machine(node, |machine| machine.crash(Process::Host))
+    }
+
+    pub(super) fn come_back(&self, node: NodeId) {
+        self.silence(node, false);
+        let started = self.with_machine(node, |machine| Some(machine.restart(Process::Host)));
+        if let Some(Err(error)) = started {
+            self.trouble(&format!("{node} cannot be started: {error}"));
+        }
+    }
+
+    fn roles(&self) -> Roles {
+        let hosts = self.hosts();
+        let exists = |node: &NodeId| hosts.contains(node);
+        let members = self.members();
+        let primary = self.primary().filter(exists);
+        let before = lock(&self.tale);
+        let mut former = before.acks.iter().rev().map(|ack| ack.server);
+        let old_primary = former.find(|server| Some(*server) != primary).filter(exists);
+        let newest = before.last_ack().map(|ack| ack.sync.standbys.clone()).unwrap_or_default();
+        Roles {
+            members: members.keys().copied().filter(exists).collect(),
+            data: members.iter().filter(|(_, data)| **data).map(|(node, _)| *node).collect(),
+            primary,
+            old_primary,
+            leader: self.leader().filter(exists),
+            sync_standbys: newest.into_iter().filter(exists).collect(),
+        }
+    }
+}
+
+impl Machines for World {
+    async fn sleep_until(&self, at: Duration) {
+        self.show_cuts();
+        sleep_until(Instant::from_std(self.started + at)).await;
+    }
+
+    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
+        target.resolve(&self.roles(), &mut |n| self.draw(event, n))
+    }
+
+    fn draw(&self, event: usize, n: usize) -> usize {
+        let event = u64::try_from(event).unwrap_or(u64::MAX);
+        let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
+        usize::try_from(self.streams.stream(Concern::Event(event)).below(n)).unwrap_or_default()
+    }
+
+    fn keeps_data(&self, node: NodeId) -> bool {
+        let known = self.members().get(&node).copied();
+        // A machine that waits to be admitted has a Postgres in waiting as well.
+        known.unwrap_or_else(|| self.plan.servers_of_clients().contains(&node))
+    }
+
+    fn hosts(&self) -> Vec<NodeId> {
+        let machines = lock(&self.machines);
+        machines.iter().filter(|(_, m)| !m.destroyed).map(|(node, _)| *node).collect()
+    }
+
+    fn clients(&self) -> Vec<u32> {
+        (0..self.plan.workload.writers + self.plan.workload.readers).collect()
+    }
+
+    fn block(&self, from: Place, to: Place, port: Option<Port>) {
+        *lock(&self.wires).blocks.entry((from, to, port)).or_default() += 1;
+    }
+
+    fn unblock(&self, from: Place, to: Place, port: Option<Port>) {
+        let mut wires = lock(&self.wires);
+        let count = wires.blocks.entry((from, to, port)).or_default();
+        *count = count.saturating_sub(1);
+    }
+
+    fn set_link(&self, from: Place, to: Place, fault: LinkFault) {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a thousand"
+        )]
+        let per_mille = (fault.loss * 1_000.0).round() as u32;
+        lock(&self.wires).losses.insert((from, to), per_mille);
+    }
+
+    fn clear_link(&self, from: Place, to: Place) {
+        lock(&self.wires).losses.remove(&(from, to));
+    }
+
+    fn crash(&self, node: NodeId, process: Process) -> bool {
+        if process == Process::Host {
+            return self.take_down(node);
+        }
+        self.with_machine(node, |machine| machine.crash(process))
+    }
+
+    fn power_loss(&self, _node: NodeId) {
+        self.trouble("a power loss was asked for, and this world has none");
+    }
+
+    fn restart(&self, node: NodeId, process: Process) {
+        if process == Process::Host {
+            return self.come_back(node);
+        }
+        let started = self.with_machine(node, |machine| Some(machine.restart(process)));
+        if let Some(Err(error)) = started {
+            self.trouble(&format!("{node} cannot be started: {error}"));
+        }
+    }
+
+    fn pause(&self, node: NodeId, process: Process, _with_clock: bool) -> bool {
+        let now = self.now();
+        self.with_machine(node, |machine| machine.pause(process, now))
+    }
+
+    fn resume(&self, node: NodeId, process: Process) {
+        let until = self.now();
+        let since = self.with_machine(node, |machine| machine.resume(process));
+        self.thawed(node, since, until);
+    }
+
+    fn destroy(&self, node: NodeId) {
+        self.take_down(node);
+        if let Err(error) = self.subject.wipe(node) {
+            self.trouble(&format!("the disk of {node} could not be lost: {error}"));
+        }
+        self.with_machine(node, |machine| machine.destroyed = true);
+    }
+
+    fn replace(&self, old: NodeId, new: NodeId) {
+        self.itself().replace_member(old, new);
+    }
+
+    fn set_clock_rate(&self, _node: NodeId, _ppm: i64) {
+        self.trouble("a clock was to be bent, and this world has one clock");
+    }
+
+    fn jump_clock(&self, _node: NodeId, _by_ms: i64) {
+        self.trouble("a clock was to be set, and this world has one clock");
+    }
+
+    fn set_disk(&self, _node: NodeId, _flaws: &DiskFlaws) {
+        self.trouble("a disk was to fail, and this world has one disk");
+    }
+
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
+        let programs = Programs::of(&self.subject.folder(node));
+        let failing = match flaw {
+            PostgresFlaw::Hang => {
+                let now = self.now();
+                return self.with_machine(node, |machine| machine.hang(on, now));
+            }
+            PostgresFlaw::RewindFails => "rewinds",
+            PostgresFlaw::CloneFails => "clones",
+            PostgresFlaw::InitialiseFails => "foundings",
+            PostgresFlaw::SlowStart
+            | PostgresFlaw::SlowStop
+            | PostgresFlaw::StopHangs
+            | PostgresFlaw::StopFails
+            | PostgresFlaw::SlowRecovery
+            | PostgresFlaw::LookFails
+            | PostgresFlaw::WalsenderStuck
+            | PostgresFlaw::CheckpointerStuck
+            | PostgresFlaw::ReplayStuck
+            | PostgresFlaw::WalRecycled
+            | PostgresFlaw::DiskFull
+            | PostgresFlaw::ForeignData => {
+                return self.trouble("a flaw was asked for that this world has not");
+            }
+        };
+        if let Err(error) = programs.fail(failing, on) {
+            self.trouble(&format!("a program of {node} could not be made to fail: {error}"));
+        }
+    }
+
+    fn set_sockets(&self, _node: NodeId, _flaw: SocketFlaw, _on: bool) -> bool {
+        self.trouble("connections were to be meddled with, and here they are the kernel's own");
+        false
+    }
+
+    fn order(&self, order: Order, answer: Answer, times: u32, name: Option<u32>) {
+        self.itself().give_order(order, answer, times, name);
+    }
+
+    fn note(&self, line: String) {
+        self.remark(line);
+    }
+
+    fn missed(&self, what: String) {
+        if !self.plan.drawn {
+            self.failed("expect", what);
+        }
+    }
+
+    fn cut_off(&self, clients: BTreeSet<u32>) {
+        lock(&self.tale).cut_off.insert(self.now(), clients);
+    }
+
+    fn heal_everything(&self) {
+        let mut wires = lock(&self.wires);
+        let down = std::mem::take(&mut wires.silent);
+        (wires.blocks, wires.losses) = (BTreeMap::new(), BTreeMap::new());
+        drop(wires);
+        self.show_cuts();
+        for node in self.hosts() {
+            let until = self.now();
+            let since = self.with_machine(node, Machine::resume_all);
+            self.thawed(node, since, until);
+            for flaw in ["rewinds", "clones", "foundings"] {
+                let _ = Programs::of(&self.subject.folder(node)).fail(flaw, false);
+            }
+            let kept = self.with_machine(node, |machine| machine.is_kept_down(Process::Manager));
+            self.with_machine(node, |machine| machine.restart(Process::Guard).ok());
+            if kept || down.contains(&node) {
+                self.with_machine(node, |machine| machine.restart(Process::Manager).ok());
+                self.come_back(node);
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What can be seen of all members at once, while the run goes on: each member's own view, asked
+//! from within its own namespace, and what the primary's server says of those that stream from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg_replica::ids::{NodeId, Timeline};
+use sim::nemesis::Machines;
+use sim::place::Place;
+use sim::streams::lock;
+use sim::witness::Row;
+use tokio::time::{sleep, timeout};
+
+use super::World;
+use super::clients::SIDE;
+use super::sql::Session;
+use crate::lab::address;
+use crate::subject::{Done, Programs, View};
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// A view older than this says nothing of the present.
+const FRESH: Duration = Duration::from_secs(2);
+/// A server whose last commit is older than this acknowledges nothing now.
+const WILLING: Duration = Duration::from_millis(800);
+
+/// What was seen last.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    views: BTreeMap<NodeId, (Duration, View)>,
+    streams: Option<Streams>,
+    /// The cluster has recovered from everything.
+    pub(super) recovered: bool,
+}
+
+/// Who streams from a primary, and how far each is behind.
+#[derive(Clone, Debug)]
+struct Streams {
+    at: Duration,
+    primary: NodeId,
+    behind: BTreeMap<NodeId, u64>,
+}
+
+/// The primary that is left, with all its rows.
+#[derive(Clone, Debug)]
+pub(super) struct Last {
+    pub(super) node: NodeId,
+    pub(super) rows: Vec<(Row, Timeline)>,
+}
+
+impl World {
+    /// Asks a member for its view of the cluster, for ever.
+    pub(super) async fn watch(self: Arc<Self>, node: NodeId) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Some(view) = self.subject.view(node).await {
+                lock(&self.sight).views.insert(node, (self.now(), view));
+            }
+        }
+    }
+
+    /// Asks the primary's server who streams from it, for ever.
+    pub(super) async fn watch_replication(self: Arc<Self>) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let Some(primary) = self.primary() else { continue };
+            let Ok(Ok(behind)) = timeout(ANSWER_WITHIN, self.streams_from(primary)).await else {
+                continue;
+            };
+            let at = self.now();
+            lock(&self.sight).streams = Some(Streams { at, primary, behind });
+        }
+    }
+
+    async fn streams_from(&self, primary: NodeId) -> Result<BTreeMap<NodeId, u64>, String> {
+        let socket = self.subject.socket(primary);
+        let session = Session::at(&socket, self.subject.keeper(), "postgres").await?;
+        let question = "select host(client_addr), \
+             greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
+             from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
+        let said = session.ask(question).await?;
+        let hosts = self.hosts();
+        let streams = said.into_iter().filter_map(|row| {
+            let mut columns = row.into_iter().flatten();
+            let (host, lag) = (columns.next()?, columns.next()?);
+            let is = |node: &&NodeId| address(Place::Host(**node)).to_string() == host;
+            Some((*hosts.iter().find(is)?, lag.parse().ok()?))
+        });
+        Ok(streams.collect())
+    }
+
+    /// The freshest views, the latest primacy first.
+    fn view(&self) -> Option<View> {
+        let now = self.now();
+        let sight = lock(&self.sight);
+        let fresh = sight.views.values().filter(|(at, _)| *at + FRESH > now);
+        let rank = |(at, view): &&(Duration, View)| (view.epoch, !view.blind, *at);
+        fresh.max_by_key(rank).map(|(_, view)| view.clone())
+    }
+
+    /// Who holds primacy and is primary, by what members say.
+    pub(super) fn holder(&self) -> Option<NodeId> {
+        self.view()?.primary
+    }
+
+    /// Whose server acknowledged last; of the side channel and the clients, whoever was told.
+    pub(super) fn primary(&self) -> Option<NodeId> {
+        let tale = lock(&self.tale);
+        let told = tale.acks.iter().rev().take(64).max_by_key(|ack| (ack.timeline, ack.at));
+        let told = told.map(|ack| ack.server);
+        drop(tale);
+        told.or_else(|| self.holder())
+    }
+
+    /// Who leads those that decide.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let now = self.now();
+        let sight = lock(&self.sight);
+        let fresh = sight.views.values().filter(|(at, _)| *at + FRESH > now);
+        let led = fresh.filter_map(|(at, view)| view.leader.map(|(term, who)| (term, *at, who)));
+        led.max_by_key(|(term, at, _)| (*term, *at)).map(|(_, _, who)| who)
+    }
+
+    /// The members, and whether each keeps data, as they were seen last.
+    pub(super) fn members(&self) -> BTreeMap<NodeId, bool> {
+        let sight = lock(&self.sight);
+        let newest = sight.views.values().max_by_key(|(at, view)| (view.epoch, *at));
+        newest.map(|(_, view)| view.members.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.view().is_some_and(|view| view.paused)
+    }
+
+    /// What keeps the cluster from being whole, in words: one server that acknowledges, everybody
+    /// else streams from it, and somebody else leads.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let now = self.now();
+        let Some(primary) = self.primary() else { return Some("nobody acknowledges".into()) };
+        let tale = lock(&self.tale);
+        let own =
+            tale.acks.iter().rev().take(256).find(|ack| {
+                ack.server == primary && ack.row.client >= SIDE && ack.at + WILLING > now
+            });
+        if own.is_none() {
+            return Some(format!("{primary} acknowledges nothing"));
+        }
+        drop(tale);
+        let others: Vec<NodeId> = self
+            .members()
+            .into_iter()
+            .filter(|(_, data)| *data)
+            .map(|(n, _)| n)
+            .filter(|n| *n != primary)
+            .collect();
+        let sight = lock(&self.sight);
+        let streams = sight.streams.clone().filter(|s| s.primary == primary && s.at + FRESH > now);
+        drop(sight);
+        let Some(streams) = streams else { return Some(format!("{primary} tells nothing")) };
+        for node in &others {
+            match streams.behind.get(node) {
+                None => return Some(format!("{node} does not stream from {primary}")),
+                Some(lag) if *lag > 1 << 20 => {
+                    return Some(format!("{node} is {lag} bytes behind"));
+                }
+                Some(_) => {}
+            }
+        }
+        if self.view().is_some_and(|view| !view.in_step) {
+            return Some("not everybody counts for commits who is to".into());
+        }
+        if !others.is_empty() && self.leader() == Some(primary) {
+            return Some(format!("{primary} is primary and leads Raft as well"));
+        }
+        None
+    }
+
+    /// The rewinds and copies of all machines.
+    pub(super) fn programs_done(&self) -> Done {
+        let machines = self.hosts_ever().into_iter();
+        machines.fold(Done::default(), |sum, node| {
+            let done = Programs::of(&self.subject.folder(node)).done();
+            Done { rewinds: sum.rewinds + done.rewinds, clones: sum.clones + done.clones }
+        })
+    }
+
+    /// The count: the primary that is left, and its rows.
+    pub(super) async fn last_rows(&self) -> Option<Last> {
+        if !lock(&self.sight).recovered {
+            return None;
+        }
+        let node = self.primary()?;
+        match self.rows_of(node).await {
+            Ok(rows) => Some(Last { node, rows }),
+            Err(why) => {
+                self.trouble(&format!("the rows could not be counted: {why}"));
+                None
+            }
+        }
+    }
+}
