@@ -210,7 +210,10 @@ fn bench(args: &BenchArgs) -> u8 {
 fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
     std::fs::create_dir_all(folder)?;
     let file = folder.join("results.jsonl");
-    let broken = race::run(card, &file, |heat| println!("{heat}"))?;
+    let broken = race::run(card, &file, |start, outcome| match outcome {
+        Ok(figures) => println!("{start}  {figures}"),
+        Err(why) => println!("{start}  BROKEN: {why}"),
+    })?;
     let table = race::write_table(&race::results(&file)?);
     std::fs::write(folder.join("table.md"), table)?;
     Ok(broken)

@@ -74,10 +74,10 @@ pub enum Fault {
     Idle,
 }
 
-/// What came of a heat.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Heat {
-    /// Who ran.
+/// One fault on one kind of cluster, for one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Start {
+    /// Who runs.
     pub runner: Runner,
     /// How.
     pub replication: Replication,
@@ -85,14 +85,19 @@ pub struct Heat {
     pub fault: Fault,
     /// Which time.
     pub run: u32,
+}
+
+/// What came of one that reached its end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heat {
+    /// Which it was.
+    #[serde(flatten)]
+    pub start: Start,
     /// The commit that this was built from, as far as the folder of the race tells.
     pub commit: String,
-    /// What there is to know, where the heat came to its end.
+    /// What there is to know.
     #[serde(flatten)]
-    pub figures: Option<Figures>,
-    /// Why it did not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub broken: Option<String>,
+    pub figures: Figures,
 }
 
 /// The figures of a heat; times are seconds.
@@ -140,21 +145,18 @@ pub struct Card {
     pub keep: bool,
 }
 
-impl fmt::Display for Heat {
+impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = [name(&self.runner), name(&self.replication), name(&self.fault)];
-        write!(f, "{:<16} {:<7} {:<22} {:>2}  ", words[0], words[1], words[2], self.run)?;
-        match (&self.figures, &self.broken) {
-            (_, Some(why)) => write!(f, "BROKEN: {why}"),
-            (None, None) => f.write_str("nothing"),
-            (Some(figures), None) => {
-                write!(
-                    f,
-                    "outage {:>6.2}s  overlap {:>6.2}s  lost {:>4}  rows {:>5}",
-                    figures.outage, figures.overlap, figures.lost, figures.acknowledged
-                )
-            }
-        }
+        write!(f, "{:<16} {:<7} {:<22} {:>2}", words[0], words[1], words[2], self.run)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { outage, overlap, lost, acknowledged, .. } = self;
+        write!(f, "outage {outage:>6.2}s  overlap {overlap:>6.2}s  ")?;
+        write!(f, "lost {lost:>4}  rows {acknowledged:>5}")
     }
 }
 
@@ -164,11 +166,7 @@ fn name<T: Serialize>(of: &T) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-impl Heat {
-    fn key(&self) -> (Runner, Replication, Fault, u32) {
-        (self.runner, self.replication, self.fault, self.run)
-    }
-
+impl Start {
     fn kind(&self, card: &Card) -> Kind {
         match self.runner {
             Runner::PgReplica => Kind::Ours(card.node.clone(), Log::AsUsual),
@@ -193,6 +191,29 @@ impl Heat {
         );
         Ok(read("the race's own plan", &text)?.plan(u64::from(self.run)))
     }
+
+    fn heat(&self, number: u32, card: &Card) -> Result<Figures, String> {
+        let plan = self.plan().map_err(|bad| bad.to_string())?;
+        let options = world::Options { kind: self.kind(card), keep: card.keep };
+        world::heat(&plan, self.fault, number, &options).map_err(|error| error.to_string())
+    }
+}
+
+impl Card {
+    /// Every heat of it, so that one that is broken off has about as many of each.
+    fn starts(&self) -> impl Iterator<Item = Start> {
+        let faults = self.faults.iter().copied();
+        (1..=self.runs)
+            .flat_map(move |run| faults.clone().map(move |fault| (run, fault)))
+            .flat_map(|(run, fault)| {
+                let replications = self.replications.iter().copied();
+                replications.map(move |replication| (run, fault, replication))
+            })
+            .flat_map(|(run, fault, replication)| {
+                let runners = self.runners.iter().copied();
+                runners.map(move |runner| Start { runner, replication, fault, run })
+            })
+    }
 }
 
 /// Everything that is in the file of results.
@@ -210,37 +231,26 @@ pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
     text.lines().enumerate().map(heat).collect()
 }
 
-/// Runs what the file has not, and adds it there as it ends. Returns how many heats broke off.
-pub fn run(card: &Card, file: &Path, mut each: impl FnMut(&Heat)) -> io::Result<u32> {
-    let known: BTreeSet<_> = results(file)?.iter().map(Heat::key).collect();
+/// Runs what the file has not, and adds there what reaches its end. Returns how many heats broke
+/// off; they are tried again next time.
+pub fn run(
+    card: &Card,
+    file: &Path,
+    mut each: impl FnMut(&Start, &Result<Figures, String>),
+) -> io::Result<u32> {
+    let known: BTreeSet<Start> = results(file)?.iter().map(|heat| heat.start).collect();
+    let waiting = card.starts().filter(|start| !known.contains(start));
     let commit = commit();
-    let mut waiting: Vec<Heat> = Vec::new();
-    for run in 1..=card.runs {
-        for fault in &card.faults {
-            for replication in &card.replications {
-                for runner in &card.runners {
-                    let (runner, replication, fault) = (*runner, *replication, *fault);
-                    if !known.contains(&(runner, replication, fault, run)) {
-                        let commit = commit.clone();
-                        let (figures, broken) = (None, None);
-                        let heat =
-                            Heat { runner, replication, fault, run, commit, figures, broken };
-                        waiting.push(heat);
-                    }
-                }
-            }
-        }
-    }
     let mut kept = fs::OpenOptions::new().create(true).append(true).open(file)?;
     let (mut broken, mut noted) = (0, Ok(()));
-    let work = |(number, heat)| finished(heat, number, card);
-    spread(card.jobs, (0..).zip(waiting), work, |heat| {
-        each(&heat);
-        if heat.broken.is_some() {
-            // It is tried again next time.
-            broken += 1;
-        } else {
-            noted = note(&mut kept, &heat);
+    let work = |(number, start): (u32, Start)| (start, start.heat(number, card));
+    spread(card.jobs, (0..).zip(waiting), work, |(start, outcome)| {
+        each(&start, &outcome);
+        match outcome {
+            Ok(figures) => {
+                noted = note(&mut kept, &Heat { start, commit: commit.clone(), figures });
+            }
+            Err(_) => broken += 1,
         }
         noted.is_ok()
     });
@@ -259,40 +269,44 @@ fn commit() -> String {
     })
 }
 
-fn finished(mut heat: Heat, number: u32, card: &Card) -> Heat {
-    let run = || {
-        let plan = heat.plan().map_err(|bad| bad.to_string())?;
-        let options = world::Options { kind: heat.kind(card), keep: card.keep };
-        world::heat(&plan, heat.fault, number, &options).map_err(|error| error.to_string())
-    };
-    match run() {
-        Ok(figures) => heat.figures = Some(figures),
-        Err(why) => heat.broken = Some(why),
-    }
-    heat
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_result_is_read_as_it_was_written() {
-        let figures = Some(Figures { outage: 1.25, lost: 3, ..Figures::default() });
-        let heat = Heat {
+        let start = Start {
             runner: Runner::PatroniFastest,
             replication: Replication::Quorum,
             fault: Fault::OneWay,
             run: 2,
-            commit: "7accb67".into(),
-            figures,
-            broken: None,
         };
+        let figures = Figures { outage: 1.25, lost: 3, ..Figures::default() };
+        let heat = Heat { start, commit: "7accb67".into(), figures };
         let line = serde_json::to_string(&heat).unwrap();
         assert!(line.contains("\"runner\":\"patroni-fastest\""), "{line}");
         let back: Heat = serde_json::from_str(&line).unwrap();
-        assert_eq!(back.key(), heat.key());
-        assert_eq!(back.figures.unwrap().lost, 3);
-        assert!(heat.plan().unwrap().cluster.members().count() == 3);
+        assert_eq!(back.start, start);
+        assert_eq!(back.figures.lost, 3);
+        assert!(start.plan().unwrap().cluster.members().count() == 3);
+        assert!(serde_json::from_str::<Heat>(r#"{"runner":"patroni","run":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_card_has_every_heat_once() {
+        let card = Card {
+            node: PathBuf::new(),
+            patroni: PathBuf::new(),
+            runners: vec![Runner::PgReplica, Runner::Patroni],
+            replications: vec![Replication::Async, Replication::Quorum],
+            faults: vec![Fault::HostLost, Fault::Idle],
+            runs: 3,
+            jobs: 1,
+            keep: false,
+        };
+        let all: Vec<Start> = card.starts().collect();
+        let each: BTreeSet<Start> = all.iter().copied().collect();
+        assert_eq!((all.len(), each.len()), (24, 24));
+        assert!(all[..8].iter().all(|start| start.run == 1));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use clap::ValueEnum;
 
-use super::{Fault, Figures, Heat, Replication, Runner};
+use super::{Fault, Figures, Heat, Replication, Runner, Start};
 
 const RUNNERS: [Runner; 3] = [Runner::PgReplica, Runner::PatroniFastest, Runner::Patroni];
 
@@ -17,8 +17,8 @@ type Cells<'a> = BTreeMap<(Replication, Fault, Runner), Vec<&'a Figures>>;
 pub fn write(heats: &[Heat]) -> String {
     let mut cells = Cells::new();
     for heat in heats {
-        let place = cells.entry((heat.replication, heat.fault, heat.runner)).or_default();
-        place.extend(&heat.figures);
+        let Start { replication, fault, runner, .. } = heat.start;
+        cells.entry((replication, fault, runner)).or_default().push(&heat.figures);
     }
     let mut text = String::new();
     for (replication, title) in [
@@ -152,14 +152,11 @@ mod tests {
 
     #[test]
     fn a_table_has_a_row_for_what_was_run_and_none_for_what_was_not() {
+        let (replication, fault) = (Replication::Async, Fault::HostLost);
         let heat = |runner, outage| Heat {
-            runner,
-            replication: Replication::Async,
-            fault: Fault::HostLost,
-            run: 1,
+            start: Start { runner, replication, fault, run: 1 },
             commit: String::new(),
-            figures: Some(Figures { outage, acknowledged: 10, ..Figures::default() }),
-            broken: None,
+            figures: Figures { outage, acknowledged: 10, ..Figures::default() },
         };
         let table = write(&[heat(Runner::PgReplica, 2.0), heat(Runner::PatroniFastest, 21.0)]);
         assert!(

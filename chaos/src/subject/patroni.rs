@@ -1,7 +1,7 @@
 //! A cluster of Patroni's: `patroni` and a member of etcd on every machine.
 //!
 //! Postgres gets what the other kind of cluster gives it, as far as it is not the manager's own
-//! business; the etcd of three members has its defaults.
+//! business; the etcd of three members has the defaults of its later versions.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -137,7 +137,8 @@ impl PatroniCluster {
         })
     }
 
-    /// A member of etcd, with what it has by itself for three machines of one network.
+    /// A member of etcd, with what it has by itself for three machines of one network; and asked
+    /// as later versions are by themselves: a member that comes back ends nobody's term by that.
     fn etcd(&self, node: NodeId) -> Command {
         let at =
             |member: NodeId, port: u16| format!("http://{}:{port}", address(Place::Host(member)));
@@ -146,7 +147,7 @@ impl PatroniCluster {
         let all: Vec<String> = members.map(|one| format!("{one}={}", at(one, ETCD.1))).collect();
         let mut command = Command::new("etcd");
         command
-            .args(["--name", &node.to_string(), "--log-level", "warn"])
+            .args(["--name", &node.to_string(), "--log-level", "warn", "--pre-vote"])
             .arg("--data-dir")
             .arg(self.state(node).join("etcd"))
             .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])

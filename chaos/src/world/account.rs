@@ -21,9 +21,9 @@ use sim::streams::lock;
 use sim::witness::{Acknowledged, Fact, Row, Witness};
 use sim::workload::{History, Truth, Workload, untruths};
 
-use super::World;
 use super::sight::Last;
 use super::tale::{Ack, Frozen};
+use super::{World, remains};
 use crate::slack;
 use crate::subject::Entry;
 
@@ -111,6 +111,10 @@ pub(super) async fn settle(
 
     let rows: Option<Vec<Row>> =
         last.as_ref().map(|last| last.rows.iter().map(|(row, _)| *row).collect());
+    let lost = rows.as_ref().map(|rows| lost(world, rows)).unwrap_or_default();
+    if let Some(what) = remains::destroyed(&*world.subject, &lost) {
+        tell("I7", what);
+    }
     let held = last.as_ref().zip(rows.as_deref());
     let held = held.map(|(last, rows)| (last.node, newest.primacy.epoch, rows));
     let oracle = ask(world, items, &leases, held);
@@ -139,6 +143,15 @@ pub(super) async fn settle(
     }
     all.extend(found);
     all
+}
+
+/// What was acknowledged, and is not among the rows in the end. A machine whose disk was lost has
+/// to answer for none of it.
+fn lost(world: &World, rows: &[Row]) -> Vec<Ack> {
+    let rows: BTreeSet<&Row> = rows.iter().collect();
+    let tale = lock(&world.tale);
+    let is_lost = |ack: &&Ack| !rows.contains(&ack.row) && !tale.disks_lost.contains(&ack.server);
+    tale.acks.iter().filter(is_lost).cloned().collect()
 }
 
 /// Everything that happened, in the order in which the oracle is told.

@@ -218,6 +218,7 @@ impl Machines for World {
 
     fn destroy(&self, node: NodeId) {
         self.take_down(node);
+        lock(&self.tale).disks_lost.insert(node);
         if let Err(error) = self.subject.wipe(node) {
             self.trouble(&format!("the disk of {node} could not be lost: {error}"));
         }

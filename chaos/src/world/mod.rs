@@ -12,6 +12,7 @@ mod faults;
 mod machine;
 mod operator;
 mod race;
+mod remains;
 mod sight;
 mod sql;
 mod tale;

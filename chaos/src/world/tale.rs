@@ -50,6 +50,8 @@ pub(super) struct Tale {
     /// When the rows were counted: what was told later is no evidence.
     pub(super) counted: Option<Duration>,
     pub(super) frozen: Vec<Frozen>,
+    /// Whose disks were lost.
+    pub(super) disks_lost: BTreeSet<NodeId>,
     pub(super) asked: Vec<Asked>,
     /// Which clients were out of touch with a majority, from when on.
     pub(super) cut_off: BTreeMap<Duration, BTreeSet<u32>>,
