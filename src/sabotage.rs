@@ -37,6 +37,7 @@ saboteurs! {
     AckLogBeforeSync,
     PromoteWithoutLease,
     KeepRemovedMember,
+    RemoveWhileVacant,
     IgnoreTimelineBirth,
     RejoinWithoutRewind,
     WipeDivergedDirectory,

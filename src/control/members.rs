@@ -105,14 +105,23 @@ impl ControlState {
         Ok(())
     }
 
-    /// I6: the holder cannot be removed, and what was removed never returns.
+    /// I6: the holder cannot be removed, and what was removed never returns. Nor can whoever may
+    /// have what its successor needs, before there is one.
     pub(super) fn remove_member(
         &mut self,
         node: NodeId,
         sabotage: Sabotage,
     ) -> Result<OrderOutcome, String> {
-        if !self.members.contains_key(&node) {
+        let Some(member) = self.members.get(&node) else {
             return Err(format!("{node} is no member"));
+        };
+        let holds_data = member.kind == MemberKind::Data && !self.newcomers.contains(&node);
+        let is_needed = self.is_vacant() && self.system.is_some() && holds_data;
+        if is_needed && !sabotage.is(Saboteur::RemoveWhileVacant) {
+            return Err(format!(
+                "nobody is primary, and {node} may have what nobody else has; wait for a failover, \
+                 or fail over with data loss accepted"
+            ));
         }
         if self.primacy.holder == Some(node) && !sabotage.is(Saboteur::KeepRemovedMember) {
             return Err(format!("{node} is primary; switch over first"));

@@ -221,7 +221,7 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    /// Whether primacy was given at least once and nobody holds it now.
+    /// Whether nobody holds primacy.
     #[must_use]
     pub fn is_vacant(&self) -> bool {
         self.primacy.holder.is_none()

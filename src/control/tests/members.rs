@@ -64,6 +64,25 @@ fn quorum_sync_never_becomes_async_by_a_change_of_members() {
 }
 
 #[test]
+fn whoever_may_have_what_a_successor_needs_stays_until_there_is_one() {
+    let mut control = ControlState::default();
+    let members =
+        [(1, member(1)), (2, member(2)), (3, member(3)), (4, witness(4)), (5, witness(5))];
+    do_it(&mut control, &found(&members, Mode::Async));
+    elect(&mut control, 1);
+    give_birth(&mut control);
+    do_it(&mut control, &add(1, 6));
+    vacate(&mut control, VacateReason::Silent);
+    assert_refused(&mut control, &remove(2, 1), "nobody is primary, and n1 may have");
+    assert_refused(&mut control, &remove(3, 3), "nobody is primary, and n3 may have");
+    // Neither of these has anything.
+    do_it(&mut control, &remove(4, 4));
+    do_it(&mut control, &remove(5, 6));
+    elect(&mut control, 2);
+    do_it(&mut control, &remove(6, 1));
+}
+
+#[test]
 fn a_newcomer_joins_once_and_under_the_present_primary() {
     let mut control = serving(&[1, 2, 3], Mode::Async);
     do_it(&mut control, &add(1, 4));

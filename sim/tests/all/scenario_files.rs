@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sim::scenario::{Document, read_file};
 
+use super::house::root;
+
 fn files(folder: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
-    let mut files: Vec<PathBuf> = fs::read_dir(root)
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join(folder))
         .expect("the folder is part of the repository")
         .map(|entry| entry.expect("the folder can be listed").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))

@@ -2,18 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
-mod postgres_support;
-
 use std::time::Duration;
 
+use super::postgres_support::{
+    Cluster, With, eventually, is_acknowledged, pause, row, simulate, sync, upstream, within, write,
+};
 use pg_replica::env::{
     KEEPALIVE, Postgres, PostgresError, Process, Side, StartAs, StopHow, SyncNames,
 };
 use pg_replica::ids::{Epoch, NodeId, Timeline};
 use pg_replica::sabotage::{Sabotage, Saboteur};
-use postgres_support::{
-    Cluster, With, eventually, is_acknowledged, pause, row, simulate, sync, upstream, within, write,
-};
 use sim::scenario::PostgresFlaw;
 use sim::witness::Fact;
 

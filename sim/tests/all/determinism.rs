@@ -1,20 +1,16 @@
 //! A seed stands for one trace, whatever ran before it, and the comparison is able to fail.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Output};
 use std::thread;
 
 use sim::report::RunOptions;
 use sim::scenario::{Document, read_file};
 use sim::world::run;
 
+use super::house::{root, said_by_sim};
+
 const PROFILE: &str = "chaos/profiles/everything.toml";
 const SEEDS: std::ops::RangeInclusive<u64> = 41..=46;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the simulator is inside the house")
-}
 
 fn everything() -> Document {
     read_file(&root().join(PROFILE).to_string_lossy()).unwrap_or_else(|bad| panic!("{bad}"))
@@ -29,14 +25,6 @@ fn trace_hash(profile: &Document, seed: u64, canary: bool) -> u64 {
         .spawn(move || run(&plan, &options).trace_hash)
         .expect("the operating system grants a thread");
     thread.join().expect("a run catches its panics")
-}
-
-fn sim(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .expect("the program was built with this test")
 }
 
 #[test]
@@ -80,12 +68,12 @@ fn entropy_that_no_seed_determines_changes_the_trace() {
 
 #[test]
 fn the_tool_finds_nothing_and_catches_the_canary_in_every_seed() {
-    let honest = sim(&["determinism", "--seeds", "41..44"]);
+    let honest = said_by_sim(&["determinism", "--seeds", "41..44"]);
     let said = String::from_utf8_lossy(&honest.stdout);
     assert_eq!(honest.status.code(), Some(0), "{said}");
     assert!(said.contains("4 seeds, run three times each: 0 differ"), "{said}");
 
-    let canary = sim(&["determinism", "--seeds", "41..42", "--canary"]);
+    let canary = said_by_sim(&["determinism", "--seeds", "41..42", "--canary"]);
     let said = String::from_utf8_lossy(&canary.stdout);
     assert_eq!(canary.status.code(), Some(0), "{said}");
     assert!(said.contains("2 seeds, run three times each: 2 differ"), "{said}");

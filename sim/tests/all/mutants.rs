@@ -2,20 +2,21 @@
 //! it, is noticed within a few seeds by the check that the stage names and by no other before it,
 //! and the same run is clean where the rule is kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pg_replica::sabotage::Saboteur;
 use sim::report::{RunOptions, RunReport};
 use sim::scenario::{Plan, read_file, saboteur_name};
 use sim::world::run;
 
+use super::house::root;
+
 /// How many seeds a broken rule may go unnoticed here. The tool `mutants` allows more; what is
 /// noticed so late does not belong into a test that everybody waits for.
 const SEEDS: u64 = 150;
 
 fn stage(saboteur: Saboteur) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/mutants");
-    folder.join(format!("{}.toml", saboteur_name(saboteur)))
+    root().join("scenarios/mutants").join(format!("{}.toml", saboteur_name(saboteur)))
 }
 
 /// A run on a thread of its own, as every run of the tools is.

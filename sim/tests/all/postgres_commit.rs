@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
-mod postgres_support;
-
 use std::time::Duration;
 
+use super::postgres_support::{
+    With, eventually, is_acknowledged, pause, row, simulate, sync, upstream, within, write,
+};
 use pg_replica::env::{OBSERVE_WITHIN, Postgres, Process, StartAs, StopHow, SyncNames};
 use pg_replica::ids::{Epoch, NodeId};
 use pg_replica::sabotage::{Sabotage, Saboteur};
-use postgres_support::{
-    With, eventually, is_acknowledged, pause, row, simulate, sync, upstream, within, write,
-};
 use sim::clock::{sleep, true_now};
 use sim::place::Place;
 use sim::postgres::WriteOutcome;

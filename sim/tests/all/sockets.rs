@@ -1,29 +1,16 @@
 //! The sockets world: one seed, one trace, there too; and what it shows beyond the other.
 
-use std::path::Path;
-use std::process::{Command, Output};
-
 use sim::report::{RunOptions, RunReport, WorldKind};
 use sim::scenario::read_file;
 use sim::tools::alone;
 use sim::world::run;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the simulator is inside the house")
-}
+use super::house::{root, said_by_sim};
 
 fn report(file: &str, seed: u64, keep_trace: bool) -> RunReport {
     let document = read_file(&root().join(file).to_string_lossy()).expect("a good file");
     let world = WorldKind::Sockets;
     alone(run, &document.plan(seed), &RunOptions { world, keep_trace, ..RunOptions::default() })
-}
-
-fn sim(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .expect("the program was built with this test")
 }
 
 #[test]
@@ -35,7 +22,7 @@ fn a_seed_stands_for_one_trace_in_the_sockets_world_too() {
     again.reverse();
     assert_eq!(first, again);
     let fresh = ["trace-hash", profile, "--seed", "42", "--world", "sockets"];
-    let printed = String::from_utf8(sim(&fresh).stdout).expect("a number");
+    let printed = String::from_utf8(said_by_sim(&fresh).stdout).expect("a number");
     assert_eq!(printed.trim(), format!("{:016x}", first[1]), "in a fresh process");
 }
 
@@ -50,7 +37,7 @@ fn the_balancer_follows_a_failover() {
 #[test]
 fn a_fault_of_sockets_is_skipped_by_name_where_there_are_none() {
     let file = "scenarios/sockets-half-open-primary.toml";
-    let output = sim(&["run", file]);
+    let output = said_by_sim(&["run", file]);
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("skipped") && said.contains("half-open"), "{said}");

@@ -3,16 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+
+use super::house;
 
 const HEAD: &str = "claim = \"c\"\nduration = \"60s\"\n";
 
 fn sim(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(arguments)
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .expect("the program was built with this test")
+    let mut command = house::sim(arguments);
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command.output().expect("the program was built with this test")
 }
 
 /// A file with this text, under a name of its own.

@@ -2,21 +2,19 @@
 //! listens any more.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-fn sim(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program was built with this test")
+use super::house::{root, said_by_sim, sim};
+
+fn begun(arguments: &[&str]) -> Child {
+    let mut command = sim(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the program was built with this test")
 }
 
 #[track_caller]
 fn object(arguments: &[&str]) -> serde_json::Value {
-    let output = sim(arguments).wait_with_output().expect("the program ends");
+    let output = said_by_sim(arguments);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(said.lines().count(), 1, "{arguments:?} said {said}");
@@ -51,8 +49,7 @@ fn the_failure_of_a_broken_rule_shrinks_to_six_events_and_is_drawn() {
         assert!(events("after") <= 6 && events("after") <= events("before"), "{name}: {shrunk}");
         let file = |key: &str| {
             let path = shrunk[key].as_str().expect("a path");
-            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-            std::fs::read_to_string(root.join(path)).expect("the file that it names")
+            std::fs::read_to_string(root().join(path)).expect("the file that it names")
         };
         assert!(file("plan").contains(&format!("name = \"{name}\"")), "{name}");
         let (page, invariant) = (file("page"), object["killed_by"][name].as_str());
@@ -68,7 +65,7 @@ fn a_page_needs_nothing_else_has_a_lane_per_member_and_is_the_same_every_time() 
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let place = file.to_str().expect("a path in UTF-8");
         let arguments = ["timeline", "scenarios/quorum-partitioned-primary.toml", "-o", place];
-        let output = sim(&arguments).wait_with_output().expect("the program ends");
+        let output = said_by_sim(&arguments);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!((output.status.code(), said), (Some(0), format!("{place}: the run is clean\n")));
         std::fs::read_to_string(file).expect("the page that it wrote")
@@ -94,7 +91,7 @@ fn a_reader_that_has_seen_enough_ends_the_program_in_silence() {
         &["run", "scenarios/switchover.toml", "scenarios/switchover.toml"],
         &["determinism", "--profile", "scenarios/switchover.toml", "--seeds", "1", "--json"],
     ] {
-        let mut child = sim(arguments);
+        let mut child = begun(arguments);
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("the program ends");
         let said = String::from_utf8_lossy(&output.stderr);

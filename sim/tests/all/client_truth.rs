@@ -1,15 +1,14 @@
 //! What clients were told is a judge of its own: it sees broken rules without a look at any server.
 
-use std::path::Path;
-
 use sim::report::{RunOptions, RunReport};
 use sim::scenario::{read_file, saboteur_named};
 use sim::world::run;
 
+use super::house::root;
+
 /// A run of this broken rule's stage.
 fn broken(name: &str, seed: u64) -> RunReport {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/mutants");
-    let file = folder.join(format!("{name}.toml"));
+    let file = root().join("scenarios/mutants").join(format!("{name}.toml"));
     let mut plan = read_file(&file.to_string_lossy()).expect("a stage").plan(seed);
     plan.expect.violation = None;
     let sabotage = Some(saboteur_named(name).expect("a saboteur"));
