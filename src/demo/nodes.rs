@@ -112,7 +112,8 @@ impl Nodes {
             "\n[api]\nlisten = \"127.0.0.1:{api}\"\n\n[postgres]\n\
              data_dir = \"{folder}/n{number}/state/data\"\nsecret_file = \"{folder}/secret\"\n\
              hba = [\"host {role} {role} 127.0.0.1/32 scram-sha-256\"]\n\n\
-             [postgres.parameters]\nshared_buffers = \"32MB\"\n\n\
+             [postgres.parameters]\nshared_buffers = \"32MB\"\n\
+             dynamic_shared_memory_type = \"mmap\"\n\n\
              [settings]\nmode = \"{mode}\"\n"
         );
         text

@@ -22,6 +22,10 @@ use tokio_postgres::{Client, NoTls};
 use super::ground::{Ground, Wrote};
 use super::machine::{account, free_ports, installation};
 
+/// Small, and with nothing outside of the directory that a killed server would leave behind.
+const PARAMETERS: [(&str, &str); 3] =
+    [("fsync", "on"), ("shared_buffers", "16MB"), ("dynamic_shared_memory_type", "mmap")];
+
 /// Machines on this one.
 pub(crate) struct Real {
     folder: PathBuf,
@@ -33,6 +37,7 @@ pub(crate) struct Real {
 impl Drop for Real {
     fn drop(&mut self) {
         for (plan, _) in &self.servers {
+            quit(&plan.data);
             end_postgres(&plan.data);
         }
         if std::thread::panicking() {
@@ -44,6 +49,25 @@ impl Drop for Real {
             }
         }
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Lets a server that still obeys take its shared memory along: nobody starts one here again, which
+/// would otherwise do it.
+fn quit(data: &Path) {
+    let file = data.join("postmaster.pid");
+    let said = fs::read_to_string(&file).unwrap_or_default();
+    let number = said.lines().next().and_then(|line| line.parse().ok());
+    let Some(server) = number.and_then(Pid::from_raw) else { return };
+    for signal in [Signal::CONT, Signal::QUIT] {
+        // One that is gone already can take nothing along.
+        let _ = kill_process(server, signal);
+    }
+    for _ in 0..20 {
+        if !file.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -90,9 +114,7 @@ where
                 tls: Some(certificates(&folder, node)),
                 superuser: "postgres".into(),
                 access: vec!["local all postgres trust".into()],
-                parameters: [("fsync", "on"), ("shared_buffers", "16MB")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .into(),
+                parameters: PARAMETERS.map(|(name, value)| (name.into(), value.into())).into(),
             };
             (plan.clone(), OsPostgres::new(plan).unwrap())
         });

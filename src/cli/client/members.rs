@@ -56,7 +56,8 @@ pub enum What {
         #[arg(long)]
         no_failover: Option<bool>,
     },
-    /// Remove a member for ever: its number never comes back.
+    /// Remove a member for ever: its number never comes back. The primary has to hand over first,
+    /// and while nobody is primary nobody that holds data can go.
     Remove {
         /// Its name.
         node: String,
