@@ -36,6 +36,15 @@ pub struct Acknowledged {
     pub sync: SyncNames,
 }
 
+/// A visible row that nobody was told to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Which.
+    pub row: Row,
+    /// How many confirmations there were before anybody saw it; none, where nobody waited.
+    pub waited: u32,
+}
+
 /// A fact.
 #[derive(Clone, Debug)]
 pub enum Fact {
@@ -50,7 +59,7 @@ pub enum Fact {
         /// The end of the last visible commit.
         upto: Lsn,
         /// All visible rows that no acknowledgement has mentioned yet.
-        unacknowledged: Vec<Row>,
+        unacknowledged: Vec<Untold>,
         /// The synchronous configuration in force.
         sync: SyncNames,
     },

@@ -280,15 +280,16 @@ impl ControlState {
     }
 
     /// What the ended epochs leave behind for the next election: the configurations under which a
-    /// commit may have been acknowledged that no later one is known to cover. Nothing was
-    /// acknowledged in an epoch that was never born, because standbys attach to a primary only once
-    /// its birth is on record. An asynchronous one promised nothing; but where the next one waits
-    /// for standbys, it tells that they need not have everything until that one is settled.
+    /// commit may have been acknowledged that no later one is known to cover. Nobody confirmed
+    /// anything in an epoch that was never born, because standbys attach to a primary only once its
+    /// birth is on record. An asynchronous one promised nothing, and needs nobody to acknowledge;
+    /// where the next one waits for standbys, it tells that they need not have everything until
+    /// that one is settled.
     fn keep_what_binds(&mut self, next: &SyncNames) {
         let born = &self.timelines;
         self.sync.configs.retain(|old| {
-            let tells = old.confirmations > 0 || next.confirmations > 0;
-            tells && born.contains_key(&old.epoch)
+            let waits = old.confirmations > 0;
+            if waits { born.contains_key(&old.epoch) } else { next.confirmations > 0 }
         });
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use pg_replica::control::{ControlState, MemberKind, Mode};
 use pg_replica::ids::{Epoch, NodeId};
 
-use crate::witness::{Acknowledged, Row};
+use crate::witness::{Acknowledged, Row, Untold};
 
 use super::{Findings, Invariant};
 
@@ -144,9 +144,13 @@ impl Durability {
         }
     }
 
-    pub(super) fn read(&mut self, at: Duration, server: NodeId, epoch: Epoch, rows: &[Row]) {
-        for row in rows {
-            self.kept.entry(*row).or_insert(Kept { at, server, epoch, how: "shown to a client" });
+    /// A client saw these rows. One for which nobody waited is promised by this as little as it is
+    /// by its acknowledgement.
+    pub(super) fn read(&mut self, at: Duration, server: NodeId, epoch: Epoch, rows: &[Untold]) {
+        let least = self.demands.least(epoch);
+        let how = "shown to a client";
+        for untold in rows.iter().filter(|untold| untold.waited > 0 || least > 0) {
+            self.kept.entry(untold.row).or_insert(Kept { at, server, epoch, how });
         }
     }
 
@@ -245,8 +249,25 @@ mod tests {
     #[test]
     fn a_row_that_a_client_saw_counts_like_one_that_was_acknowledged() {
         let mut check = Durability::default();
-        check.read(ms(10), NodeId(1), Epoch(1), &rows(&[4]));
+        check.read(ms(10), NodeId(1), Epoch(1), &untold(4, 1));
         assert_broken(&successor(&mut check, 2, &[]), Invariant::I3, "shown to a client by n1");
+    }
+
+    fn untold(number: u64, waited: u32) -> Vec<Untold> {
+        rows(&[number]).into_iter().map(|row| Untold { row, waited }).collect()
+    }
+
+    #[test]
+    fn a_row_for_which_nobody_waited_is_promised_once_the_change_is_in_force() {
+        let mut check = Durability::default();
+        check.control(ms(1), &state(2, 1, Some(1)));
+        check.control(ms(2), &strict(3, &[asynchronous(1), any_one(1, &[2, 3])]));
+        check.read(ms(3), NodeId(1), Epoch(1), &untold(4, 0));
+        assert_kept(&successor(&mut check, 2, &[]));
+        check.read(ms(4), NodeId(1), Epoch(1), &untold(5, 0));
+        check.control(ms(5), &strict(4, &[any_one(1, &[2, 3])]));
+        check.read(ms(6), NodeId(1), Epoch(1), &untold(6, 0));
+        assert_broken(&successor(&mut check, 2, &[5]), Invariant::I3, "without 1 rows");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::server::Core;
 use super::state::{Commit, Phase, Running, Timer, Walsender};
 use super::wire::{Answer, Ask, Link};
 use crate::scenario::PostgresFlaw;
-use crate::witness::{Acknowledged, Fact, Row};
+use crate::witness::{Acknowledged, Fact, Row, Untold};
 
 impl Running {
     /// Whether clients may write.
@@ -104,7 +104,7 @@ impl Live<'_> {
         }
         for commit in std::mem::take(&mut self.run.commits) {
             self.show(&commit);
-            self.run.unacknowledged.push(commit.row);
+            self.leave_untold(commit.row);
         }
     }
 
@@ -177,13 +177,13 @@ impl Live<'_> {
 
     fn tell(&mut self, commit: Commit) {
         let Some(link) = commit.link else {
-            self.run.unacknowledged.push(commit.row);
+            self.leave_untold(commit.row);
             return;
         };
         // I5: the commit stands, but nobody is told: the lease may have ended during the wait.
         if !self.core.lease_holds(self.run) {
             self.report_refusal();
-            self.run.unacknowledged.push(commit.row);
+            self.leave_untold(commit.row);
             self.run.sessions.remove(&link.number);
             let why = "the lease of this primary ended during the commit";
             link.answer(commit.request, Answer::Goodbye(why.to_owned()));
@@ -200,6 +200,19 @@ impl Live<'_> {
             sync: self.run.sync.clone(),
         }));
         link.answer(commit.request, Answer::Committed { found: commit.found });
+    }
+
+    fn leave_untold(&mut self, row: Row) {
+        let waited = self.run.sync.confirmations;
+        self.run.unacknowledged.push(Untold { row, waited });
+    }
+
+    /// Lets clients in. What they find has the confirmations that are asked for.
+    pub(super) fn admit(&mut self) {
+        self.run.admits = true;
+        for untold in &mut self.run.unacknowledged {
+            untold.waited = untold.waited.max(self.run.sync.confirmations);
+        }
     }
 
     fn report_refusal(&self) {

@@ -21,7 +21,7 @@ use super::wire::{Answer, Input, Streamed};
 use crate::clock::{TrueSleep, sleep_until_true, true_now};
 use crate::host::ProcessKind;
 use crate::scenario::PostgresFlaw;
-use crate::witness::Fact;
+use crate::witness::{Fact, Untold};
 
 /// A running server, for the length of one step.
 pub(super) struct Live<'a> {
@@ -226,7 +226,9 @@ impl Live<'_> {
             Control::SetSync(sync, reply) => self.on_set_sync(sync, reply),
             Control::Admit(reply) => {
                 let up = self.check_up();
-                self.run.admits |= up.is_ok();
+                if up.is_ok() {
+                    self.admit();
+                }
                 let _ = reply.send(up);
             }
             Control::ExtendLease(epoch, until, reply) => {
@@ -334,7 +336,9 @@ impl Live<'_> {
         let rows: Vec<_> = self.dir.flushed_rows().collect();
         self.run.visible = self.dir.flushed();
         self.run.visible_rows = self.dir.row_count();
-        self.run.unacknowledged.clone_from(&rows);
+        // Whom clients are let in to has confirmations for all of it by then.
+        let untold = rows.iter().map(|row| Untold { row: *row, waited: 0 });
+        self.run.unacknowledged = untold.collect();
         self.core.registry.retain_unacknowledged(&mut self.run.unacknowledged);
         self.core.report(Fact::BecamePrimary {
             server: self.core.node,

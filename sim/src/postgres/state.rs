@@ -12,7 +12,7 @@ use super::control::Reply;
 use super::durable::{Directory, SetAside};
 use super::wire::{Input, Link};
 use crate::scenario::PostgresFlaw;
-use crate::witness::Row;
+use crate::witness::{Row, Untold};
 
 /// How much longer a slow start or stop takes.
 const SLUGGISH: Duration = Duration::from_secs(4);
@@ -98,7 +98,7 @@ pub(super) struct Running {
     pub(super) visible: Lsn,
     pub(super) visible_rows: u64,
     /// Rows that readers see and no client was told about.
-    pub(super) unacknowledged: Vec<Row>,
+    pub(super) unacknowledged: Vec<Untold>,
 
     pub(super) walsenders: BTreeMap<u64, Walsender>,
     pub(super) receiver: Option<Receiver>,

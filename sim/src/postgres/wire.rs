@@ -20,7 +20,7 @@ use super::verbs::within;
 use crate::fabric::{Fabric, Lane, Port};
 use crate::place::Place;
 use crate::streams::lock;
-use crate::witness::Row;
+use crate::witness::{Row, Untold};
 
 /// All servers of a world, by their members' numbers, and the network between them. It keeps none
 /// of them alive.
@@ -166,9 +166,9 @@ impl Registry {
     }
 
     /// Keeps the rows that no client was told to be committed.
-    pub(super) fn retain_unacknowledged(&self, rows: &mut Vec<Row>) {
+    pub(super) fn retain_unacknowledged(&self, rows: &mut Vec<Untold>) {
         let known = lock(&self.known);
-        rows.retain(|row| !known.acknowledged.contains(row));
+        rows.retain(|untold| !known.acknowledged.contains(&untold.row));
     }
 
     /// A new connection from `from` to the server of `node`.

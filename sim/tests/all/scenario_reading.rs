@@ -20,7 +20,7 @@ fn error(text: &str) -> String {
 }
 
 fn everything() -> Profile {
-    let text = include_str!("../../chaos/profiles/everything.toml");
+    let text = include_str!("../../../chaos/profiles/everything.toml");
     match read("everything.toml", text) {
         Ok(Document::Profile(profile)) => *profile,
         Ok(Document::Plan(_)) => panic!("a profile was expected"),

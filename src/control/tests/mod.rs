@@ -3,3 +3,4 @@
 mod fixtures;
 mod members;
 mod orders;
+mod sync;

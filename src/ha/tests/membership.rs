@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::fixtures::*;
-use crate::control::{Command, ControlState, Member, Mode, Order};
+use crate::control::{Command, ControlState, Member, Mode, Order, VacateReason};
 use crate::ha::coordinator::Coordinator;
 use crate::ha::membership::next_move;
 use crate::ha::{Action, RaftView, Report};
@@ -89,7 +89,7 @@ fn a_leader_that_is_to_lose_its_vote_hands_over_to_one_that_keeps_it() {
 /// Nobody reports to it any more, and in a vacancy nobody would be elected for as long as it leads.
 #[test]
 fn a_leader_that_was_removed_goes_whatever_else_is_under_way() {
-    let mut control = vacated(3, Mode::Async);
+    let mut control = with_primary(3, Mode::Async);
     let member = control.members[&NodeId(3)].clone();
     for (id, n) in [(1, 4), (2, 5)] {
         let (address, postgres) = (format!("n{n}"), format!("pg{n}"));
@@ -101,6 +101,8 @@ fn a_leader_that_was_removed_goes_whatever_else_is_under_way() {
         let order = Order::RemoveMember { node: NodeId(n) };
         do_it(&mut control, &Command::Operate { id: CommandId(id), order });
     }
+    let epoch = control.primacy.epoch;
+    do_it(&mut control, &Command::Vacate { epoch, why: VacateReason::Silent });
     let unheard = Coordinator::new(Term(1), at(0), &control);
     let raft = view(&[1, 2, 4, 5], &[]);
     let expected = Some(Action::TransferLeadership { to: NodeId(1) });
