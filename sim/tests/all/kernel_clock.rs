@@ -1,7 +1,5 @@
 //! What the clocks of the simulated machines promise.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::future::Future;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! What a simulated disk promises, and what it deliberately does not.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::time::Duration;
 
 use madsim::runtime::Runtime;

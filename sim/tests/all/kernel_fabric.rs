@@ -1,7 +1,5 @@
 //! What the network between the simulated machines promises.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

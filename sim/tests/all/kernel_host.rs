@@ -2,7 +2,6 @@
 //! them, and a network that tells nobody more than a network can.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test picks the one arm it is about")]
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! Consensus runs on the simulated machines, survives them, and repeats itself.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

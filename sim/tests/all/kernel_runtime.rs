@@ -1,7 +1,5 @@
 //! The task runtime keeps the consensus library's contract.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::time::Duration;
 
 use madsim::runtime::{Handle, Runtime};

@@ -1,5 +1,7 @@
 //! The tests of the simulator, in one program: each of many would bring all of the house along.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
+
 mod bad_input;
 mod client_truth;
 mod determinism;

@@ -1,7 +1,5 @@
 //! The way of a commit in the model: what it waits for, who sees it, and what stops it.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::time::Duration;
 
 use super::postgres_support::{

@@ -1,7 +1,5 @@
 //! Streaming, promotion, divergence and what mends it, in the model.
 
-#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
-
 use std::time::Duration;
 
 use super::postgres_support::{
