@@ -57,8 +57,9 @@ pub trait Machines {
     fn pause(&self, node: NodeId, process: Process, with_clock: bool) -> bool;
     /// Ends one pause.
     fn resume(&self, node: NodeId, process: Process);
-    /// The machine is gone for ever, disk included.
-    fn destroy(&self, node: NodeId);
+    /// The machine is gone for ever, disk included. `false` where it stays, because so few copies
+    /// of the data would be left that nothing is promised any more.
+    fn destroy(&self, node: NodeId) -> bool;
     /// An empty machine `new` appears, and the operator admits it and removes `old`. Where the two
     /// numbers are one, the machine merely comes back without its disk, and nobody is told.
     fn replace(&self, old: NodeId, new: NodeId);
@@ -308,7 +309,9 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 (hit, Some(Undo::Resume(node, *process)))
             }
             Fault::ReplaceMachine { node: new, .. } => {
-                self.machines.destroy(node);
+                if !self.machines.destroy(node) {
+                    return (false, None);
+                }
                 self.gone.insert(node);
                 (true, Some(Undo::Replace(node, *new)))
             }

@@ -216,13 +216,14 @@ impl Machines for World {
         self.thawed(node, since, until);
     }
 
-    fn destroy(&self, node: NodeId) {
+    fn destroy(&self, node: NodeId) -> bool {
         self.take_down(node);
         lock(&self.tale).disks_lost.insert(node);
         if let Err(error) = self.subject.wipe(node) {
             self.trouble(&format!("the disk of {node} could not be lost: {error}"));
         }
         self.with_machine(node, |machine| machine.destroyed = true);
+        true
     }
 
     fn replace(&self, old: NodeId, new: NodeId) {

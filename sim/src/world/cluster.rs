@@ -288,6 +288,20 @@ impl World {
         newest.data_members().filter(|node| self.machine(*node).is_some()).collect()
     }
 
+    /// Whether enough copies are left without this one. One in the middle of a rewind proves
+    /// nothing of what it once confirmed: to lose another disk then is to lose two.
+    pub(super) fn can_spare(&self, node: NodeId) -> bool {
+        let newest = self.oracle.newest();
+        let relies = newest.sync.configs.iter().any(|config| config.confirmations > 0);
+        let usable = |other: &NodeId| {
+            *other != node
+                && self.machine(*other).is_some_and(|machine| machine.server.has_usable_directory())
+        };
+        let (all, left) =
+            (newest.data_members().count(), newest.data_members().filter(usable).count());
+        !(relies && newest.is_born()) || 2 * left >= all
+    }
+
     /// Whose Postgres takes writes; of several, the one with the highest epoch.
     pub(super) fn primary(&self) -> Option<NodeId> {
         let machines = lock(&self.machines);

@@ -242,7 +242,10 @@ impl Machines for World {
         self.look.notify_one();
     }
 
-    fn destroy(&self, node: NodeId) {
+    fn destroy(&self, node: NodeId) -> bool {
+        if !self.can_spare(node) {
+            return false;
+        }
         self.crash(node, Process::Host);
         self.with_machine(node, |machine| {
             machine.server.wipe();
@@ -252,6 +255,7 @@ impl Machines for World {
         if let Some(machine) = lock(&self.machines).get_mut(&node) {
             machine.destroyed = true;
         }
+        true
     }
 
     fn replace(&self, old: NodeId, new: NodeId) {

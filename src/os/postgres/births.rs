@@ -74,9 +74,10 @@ impl Births {
         write_whole(&data.join(FILE), &serde_json::to_vec(self).map_err(io::Error::other)?)
     }
 
-    /// Whether any primacy is known to have created any of it.
+    /// Whether any primacy is known to have created any of it, or was about to: what came of that
+    /// shows only to whoever looks next.
     pub(super) fn any(&self) -> bool {
-        !self.born.is_empty()
+        !self.born.is_empty() || self.intended.is_some()
     }
 
     /// Says that a promotion in `epoch` follows, from `timeline`.
@@ -218,6 +219,14 @@ mod tests {
             TimelineBirth { timeline: Timeline(2), born: Epoch(4), begins: Lsn(100) },
         ];
         assert_eq!(history, expected);
+    }
+
+    #[test]
+    fn a_directory_that_a_primacy_was_to_be_promoted_in_is_somebodys() {
+        let mut births = Births::unknown();
+        assert!(!births.any());
+        births.intend(Epoch(1), Timeline(1));
+        assert!(births.any());
     }
 
     #[test]
