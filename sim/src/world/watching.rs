@@ -168,7 +168,11 @@ impl MemberObserver {
                 let asked = Asked {
                     at: self.clock.now(),
                     lease: self.settled_lease(),
-                    located: report.position.and(lock(&self.memory).looked),
+                    // Who tells of no position is taken to have told it: there was none so far.
+                    located: match report.position {
+                        Some(_) => lock(&self.memory).looked,
+                        None => Some(true_now()),
+                    },
                 };
                 lock(&self.memory).asked.insert((*to, *sent), asked);
             }
