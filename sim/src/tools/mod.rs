@@ -14,6 +14,7 @@ mod envelope;
 mod exhibit;
 mod failure;
 mod mutants;
+mod progress;
 mod runs;
 mod shrink;
 mod sweep;

@@ -1,7 +1,6 @@
 //! `shrink`: a failing plan made as small as the time allows.
 
 use std::fs;
-use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, write
 use crate::shrink::{Trial, is_alike, shrink};
 
 use super::failure::FAILURES;
+use super::progress::Progress;
 use super::threads::{alone, spread};
 use super::{Ending, now, trouble, why_not};
 
@@ -181,8 +181,8 @@ struct Runs {
 impl Runs {
     fn new(runner: Runner, wanted: Violation, effort: Effort) -> Self {
         let Effort { jobs, within, told, world } = effort;
-        let progress = Progress { told, terminal: stderr().is_terminal(), shown: now() };
-        Self { runner, wanted, jobs, world, end: now() + within, tried: 0, progress }
+        let (end, progress) = (now() + within, Progress::new(told));
+        Self { runner, wanted, jobs, world, end, tried: 0, progress }
     }
 }
 
@@ -212,41 +212,13 @@ impl Trial for Runs {
     }
 
     fn found(&mut self, plan: &Plan) {
-        self.progress.show(plan, self.tried);
-    }
-}
-
-/// One line that is written again and again, or now and then a new one where nobody watches.
-struct Progress {
-    told: bool,
-    terminal: bool,
-    shown: Instant,
-}
-
-impl Progress {
-    fn show(&mut self, plan: &Plan, tried: u64) {
-        let every = Duration::from_millis(if self.terminal { 100 } else { 5_000 });
-        if !self.told || now().saturating_duration_since(self.shown) < every {
-            return;
-        }
-        self.shown = now();
-        let text = format!(
-            "shrinking: {} events in {} are left, {tried} candidates tried",
-            plan.events.len(),
-            write_duration(plan.duration)
-        );
-        if self.terminal {
-            eprint!("\r\x1b[K{text}");
-            // Progress that cannot be shown is no reason to stop.
-            let _ = stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn end_line(&self) {
-        if self.told && self.terminal {
-            eprint!("\r\x1b[K");
-        }
+        self.progress.show(|| {
+            format!(
+                "shrinking: {} events in {} are left, {} candidates tried",
+                plan.events.len(),
+                write_duration(plan.duration),
+                self.tried
+            )
+        });
     }
 }

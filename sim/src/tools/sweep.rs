@@ -1,7 +1,6 @@
 //! `sweep`: many seeds, and what they came to together.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,6 +13,7 @@ use crate::sometimes::Sometimes;
 
 use super::coverage::{self, Seen};
 use super::failure::Failures;
+use super::progress::Progress;
 use super::threads::{alone, spread};
 use super::{Ending, Seeds, failure, now, parse_saboteur, parse_seeds, why_not};
 
@@ -77,7 +77,7 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
         return Err(BadInput::about(&args.profile, why));
     }
     let mut tally = Tally::new();
-    let mut progress = Progress::new(args.seeds.count());
+    let mut progress = Progress::new(true);
     let mut failures = Failures::default();
     for block in args.seeds.blocks(coverage::BLOCK) {
         let known = std::mem::take(&mut tally.seen);
@@ -92,7 +92,7 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
         let mut runs = Vec::new();
         spread(args.jobs, block.iter(), work, |(plan, report)| {
             tally.add(&report);
-            progress.show(&tally);
+            progress.show(|| tally.progress(args.seeds.count()));
             let go_on = report.is_clean() || args.keep_going;
             if !report.is_clean() {
                 progress.end_line();
@@ -172,6 +172,17 @@ impl Tally {
         all.filter(|name| !self.reached.contains_key(name)).collect()
     }
 
+    fn progress(&self, total: u64) -> String {
+        let (seeds_a_second, pace) = self.pace();
+        let first =
+            self.failed.first().map_or_else(String::new, |s| format!(", first failure {s}"));
+        format!(
+            "{}/{total} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed{first}",
+            self.seeds,
+            self.failed.len()
+        )
+    }
+
     fn tell(&self) {
         let (seeds_a_second, pace) = self.pace();
         let (median, worst) = self.outage();
@@ -220,49 +231,5 @@ impl Tally {
             "sometimes": self.reached,
             "never": self.never(),
         })
-    }
-}
-
-/// One line on standard error that is written again and again, or now and then a new one where
-/// nobody watches.
-struct Progress {
-    total: u64,
-    terminal: bool,
-    shown: Instant,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        Self { total, terminal: stderr().is_terminal(), shown: now() }
-    }
-
-    fn show(&mut self, tally: &Tally) {
-        let every = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
-        if now().saturating_duration_since(self.shown) < every {
-            return;
-        }
-        self.shown = now();
-        let (seeds_a_second, pace) = tally.pace();
-        let first =
-            tally.failed.first().map_or_else(String::new, |s| format!(", first failure {s}"));
-        let text = format!(
-            "{}/{} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed{first}",
-            tally.seeds,
-            self.total,
-            tally.failed.len()
-        );
-        if self.terminal {
-            eprint!("\r\x1b[K{text}");
-            // Progress that cannot be shown is no reason to stop.
-            let _ = stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn end_line(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
     }
 }
