@@ -2,6 +2,8 @@
 
 use sim::scenario::{Fault, LinkFlaw, Order, Plan, PostgresFlaw, unpromised};
 
+use crate::subject::Watched;
+
 /// The first reason why this plan cannot be run here, in one sentence.
 #[must_use]
 pub fn impossible(plan: &Plan) -> Option<&'static str> {
@@ -39,7 +41,7 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         }
         Fault::Disk { .. } => Some("all machines are on one disk"),
         Fault::Link { flaw, .. } => in_link(*flaw),
-        Fault::Postgres { flaw, .. } => in_postgres(*flaw),
+        Fault::Postgres { flaw, .. } => way_of(*flaw).err(),
         Fault::Order { order: Order::Failover { to: None, .. }, .. } => {
             Some("over HTTP a failover names its candidate")
         }
@@ -61,13 +63,22 @@ fn in_link(flaw: LinkFlaw) -> Option<&'static str> {
     }
 }
 
-fn in_postgres(flaw: PostgresFlaw) -> Option<&'static str> {
+/// How a real server is made to have a flaw.
+pub(crate) enum Way {
+    /// Its processes are stopped.
+    Hang,
+    /// This program fails on its machine.
+    Fail(Watched),
+}
+
+/// How a real server is made to have this flaw; or why none can have it.
+pub(crate) fn way_of(flaw: PostgresFlaw) -> Result<Way, &'static str> {
     match flaw {
-        PostgresFlaw::Hang
-        | PostgresFlaw::RewindFails
-        | PostgresFlaw::CloneFails
-        | PostgresFlaw::InitialiseFails => None,
-        PostgresFlaw::DiskFull => Some("all machines are on one disk"),
+        PostgresFlaw::Hang => Ok(Way::Hang),
+        PostgresFlaw::RewindFails => Ok(Way::Fail(Watched::Rewind)),
+        PostgresFlaw::CloneFails => Ok(Way::Fail(Watched::Clone)),
+        PostgresFlaw::InitialiseFails => Ok(Way::Fail(Watched::Founding)),
+        PostgresFlaw::DiskFull => Err("all machines are on one disk"),
         PostgresFlaw::SlowStart
         | PostgresFlaw::SlowStop
         | PostgresFlaw::StopHangs
@@ -78,6 +89,6 @@ fn in_postgres(flaw: PostgresFlaw) -> Option<&'static str> {
         | PostgresFlaw::CheckpointerStuck
         | PostgresFlaw::ReplayStuck
         | PostgresFlaw::WalRecycled
-        | PostgresFlaw::ForeignData => Some("no real server can be told to fail in this way"),
+        | PostgresFlaw::ForeignData => Err("no real server can be told to fail in this way"),
     }
 }

@@ -16,8 +16,8 @@ use pg_replica::ids::NodeId;
 use crate::fabric::{LinkFault, Port};
 use crate::place::Place;
 use crate::scenario::{
-    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, SocketFlaw,
-    Target, write_duration,
+    Answer, DiskFlaw, Fault, LinkFlaw, Order, Plan, PlanEvent, PostgresFlaw, Process, Roles,
+    SocketFlaw, Target, write_duration,
 };
 
 use cuts::Dice;
@@ -27,11 +27,14 @@ use cuts::Dice;
 pub trait Machines {
     /// Waits until this instant of the world's true time.
     fn sleep_until(&self, at: Duration) -> impl Future<Output = ()> + Send;
-    /// The members that a target of this event means now. A machine that is gone is never among
-    /// them.
-    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId>;
+    /// Who is what now. A machine that is gone is nothing any more.
+    fn roles(&self) -> Roles;
     /// A number below `n` from the event's own stream: what one event draws moves no other.
     fn draw(&self, event: usize, n: usize) -> usize;
+    /// The members that a target of this event means now.
+    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
+        target.resolve(&self.roles(), &mut |n| self.draw(event, n))
+    }
     /// Whether there is a Postgres on this machine.
     fn keeps_data(&self, node: NodeId) -> bool;
     /// Every machine that exists, in order.

@@ -71,6 +71,14 @@ impl Streams {
         let mut streams = lock(&self.streams);
         streams.entry(concern).or_insert_with(|| Stream::of(self.seed, concern.number())).clone()
     }
+
+    /// The next number in `0..n` that the event of this number draws; zero where `n` is zero.
+    #[must_use]
+    pub fn draw(&self, event: usize, n: usize) -> usize {
+        let event = u64::try_from(event).unwrap_or(u64::MAX);
+        let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
+        usize::try_from(self.stream(Concern::Event(event)).below(n)).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for Streams {

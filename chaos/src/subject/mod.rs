@@ -22,7 +22,7 @@ use pg_replica::ids::{CommandId, NodeId};
 use sim::scenario::{Order, Plan, Process};
 
 pub use patroni::Pace;
-pub use programs::{Done, Programs};
+pub use programs::{Done, Programs, Watched};
 
 /// A word that comes later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -72,6 +72,19 @@ pub struct Entry {
     pub state: Arc<ControlState>,
 }
 
+/// What every kind of cluster begins with.
+#[derive(Debug)]
+pub struct Ground {
+    /// What is laid out.
+    pub plan: Plan,
+    /// The folder of the laboratory.
+    pub folder: PathBuf,
+    /// Who may write rows: the role and the database have one name.
+    pub writer: Person,
+    /// Who may see and do everything, through a private socket.
+    pub keeper: Person,
+}
+
 /// A kind of cluster, laid out in the folder of a laboratory.
 pub trait Subject: Send + Sync {
     /// Writes what a machine needs before anything of it can start. A newcomer joins a cluster that
@@ -88,8 +101,12 @@ pub trait Subject: Send + Sync {
     fn socket(&self, node: NodeId) -> (PathBuf, u16);
     /// The data directory of a machine's server.
     fn data(&self, node: NodeId) -> PathBuf;
+    /// What it began with.
+    fn ground(&self) -> &Ground;
     /// Everything of a machine.
-    fn folder(&self, node: NodeId) -> PathBuf;
+    fn folder(&self, node: NodeId) -> PathBuf {
+        self.ground().folder.join(node.to_string())
+    }
     /// What its service wrote to its standard error.
     fn log(&self, node: NodeId) -> PathBuf {
         self.folder(node).join("log")
@@ -104,10 +121,6 @@ pub trait Subject: Send + Sync {
         }
         said.into_iter().collect()
     }
-    /// Who may write rows: the role and the database have one name.
-    fn writer(&self) -> &Person;
-    /// Who may see and do everything, through a private socket.
-    fn keeper(&self) -> &Person;
     /// What a member says of its cluster, where it says anything.
     fn view(&self, node: NodeId) -> Later<'_, Option<View>>;
     /// Gives a member an order under this name. `Pending`, or nothing, is to be asked again.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sim::place::Place;
 use sim::scenario::{Order, Plan, Process, Target};
 
-use super::{Later, Person, Programs, Subject, View};
+use super::{Ground, Later, Person, Programs, Subject, View};
 use crate::lab::address;
 
 /// Where Patroni listens to operators.
@@ -57,26 +57,22 @@ impl Pace {
 pub(super) struct PatroniCluster {
     program: PathBuf,
     pace: Pace,
-    folder: PathBuf,
-    plan: Plan,
+    ground: Ground,
     account: Account,
-    writer: Person,
-    keeper: Person,
 }
 
 impl PatroniCluster {
     /// The cluster of `plan`, in `folder`.
     pub(super) fn new(program: &Path, pace: Pace, folder: &Path, plan: &Plan) -> Self {
         let person = |role: &str| Person { role: role.into(), password: format!("the{role}s") };
-        Self {
-            program: program.to_owned(),
-            pace,
-            folder: folder.to_owned(),
+        let ground = Ground {
             plan: plan.clone(),
-            account: Account::named("postgres").unwrap_or(Account { user: 0, group: 0 }),
+            folder: folder.to_owned(),
             writer: person("chaos"),
             keeper: person("postgres"),
-        }
+        };
+        let account = Account::named("postgres").unwrap_or(Account { user: 0, group: 0 });
+        Self { program: program.to_owned(), pace, ground, account }
     }
 
     fn state(&self, node: NodeId) -> PathBuf {
@@ -84,13 +80,13 @@ impl PatroniCluster {
     }
 
     fn configuration(&self, node: NodeId) -> Value {
-        let state = self.state(node);
+        let (state, keeper) = (self.state(node), &self.ground.keeper);
         let own = address(Place::Host(node));
-        let members: Vec<NodeId> = self.plan.cluster.members().collect();
+        let members: Vec<NodeId> = self.ground.plan.cluster.members().collect();
         let api = format!("{own}:{API}");
         let etcd = |member: &NodeId| format!("{}:{}", address(Place::Host(*member)), ETCD.0);
         let Pace { ttl, loop_wait, retry_timeout } = self.pace;
-        let synchronous = match self.plan.cluster.mode {
+        let synchronous = match self.ground.plan.cluster.mode {
             Mode::Async => json!("off"),
             Mode::QuorumSync => json!("quorum"),
         };
@@ -108,7 +104,7 @@ impl PatroniCluster {
                     "ttl": ttl,
                     "loop_wait": loop_wait,
                     "retry_timeout": retry_timeout,
-                    "maximum_lag_on_failover": self.plan.cluster.max_lag_bytes,
+                    "maximum_lag_on_failover": self.ground.plan.cluster.max_lag_bytes,
                     "synchronous_mode": synchronous,
                     "postgresql": { "use_pg_rewind": true, "use_slots": true },
                 },
@@ -124,7 +120,7 @@ impl PatroniCluster {
                 // As the other kind of cluster copies; it concerns no failover.
                 "basebackup": { "checkpoint": "fast" },
                 "authentication": {
-                    "superuser": { "username": self.keeper.role, "password": self.keeper.password },
+                    "superuser": { "username": keeper.role, "password": keeper.password },
                     "replication": { "username": "streamer", "password": "the-streamers" },
                     "rewind": { "username": "rewinder", "password": "the-rewinders" },
                 },
@@ -143,7 +139,7 @@ impl PatroniCluster {
         let at =
             |member: NodeId, port: u16| format!("http://{}:{port}", address(Place::Host(member)));
         let (clients, peers) = (at(node, ETCD.0), at(node, ETCD.1));
-        let members = self.plan.cluster.members();
+        let members = self.ground.plan.cluster.members();
         let all: Vec<String> = members.map(|one| format!("{one}={}", at(one, ETCD.1))).collect();
         let mut command = Command::new("etcd");
         command
@@ -221,20 +217,12 @@ impl Subject for PatroniCluster {
         self.state(node).join("data")
     }
 
-    fn folder(&self, node: NodeId) -> PathBuf {
-        self.folder.join(node.to_string())
-    }
-
-    fn writer(&self) -> &Person {
-        &self.writer
-    }
-
-    fn keeper(&self) -> &Person {
-        &self.keeper
+    fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     fn view(&self, node: NodeId) -> Later<'_, Option<View>> {
-        let synchronous = self.plan.cluster.mode == Mode::QuorumSync;
+        let synchronous = self.ground.plan.cluster.mode == Mode::QuorumSync;
         Box::pin(async move {
             let page = ask(node, Method::GET, "/cluster", json!(null)).await?.1;
             view_in(&page, synchronous)

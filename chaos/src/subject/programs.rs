@@ -10,9 +10,38 @@ use std::path::{Path, PathBuf};
 
 use pg_replica::os::postgres::Installation;
 
-/// The programs that are watched, and what each success is noted as.
-const WATCHED: [(&str, &str); 3] =
-    [("pg_rewind", "rewinds"), ("pg_basebackup", "clones"), ("initdb", "foundings")];
+/// A program that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// `pg_rewind`.
+    Rewind,
+    /// `pg_basebackup`.
+    Clone,
+    /// `initdb`.
+    Founding,
+}
+
+impl Watched {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rewind, Self::Clone, Self::Founding];
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Rewind => "pg_rewind",
+            Self::Clone => "pg_basebackup",
+            Self::Founding => "initdb",
+        }
+    }
+
+    /// What each success is noted as.
+    fn noted(self) -> &'static str {
+        match self {
+            Self::Rewind => "rewinds",
+            Self::Clone => "clones",
+            Self::Founding => "foundings",
+        }
+    }
+}
 
 /// What was done on a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +80,8 @@ impl Programs {
         for entry in fs::read_dir(real)? {
             let name = entry?.file_name();
             let link = self.folder.join(&name);
-            match WATCHED.iter().find(|(program, _)| name == *program) {
-                Some((program, noted)) => self.watch(&real.join(program), &link, noted)?,
+            match Watched::ALL.iter().find(|watched| name == watched.program()) {
+                Some(watched) => self.watch(&real.join(&name), &link, watched.noted())?,
                 None if !link.exists() => symlink(real.join(&name), link)?,
                 None => {}
             }
@@ -82,19 +111,20 @@ impl Programs {
         self.folder.join("notes")
     }
 
-    /// Lets the program of these notes fail, or not any more.
-    pub fn fail(&self, noted: &str, on: bool) -> io::Result<()> {
-        let flag = self.notes().join(format!("{noted}-fail"));
+    /// Lets a program fail, or not any more.
+    pub fn fail(&self, watched: Watched, on: bool) -> io::Result<()> {
+        let flag = self.notes().join(format!("{}-fail", watched.noted()));
         if on { fs::write(flag, "") } else { fs::remove_file(flag) }
     }
 
     /// What succeeded so far.
     #[must_use]
     pub fn done(&self) -> Done {
-        let count = |noted: &str| {
-            let lines = fs::read_to_string(self.notes().join(noted)).unwrap_or_default();
+        let count = |watched: Watched| {
+            let noted = self.notes().join(watched.noted());
+            let lines = fs::read_to_string(noted).unwrap_or_default();
             lines.lines().count() as u64
         };
-        Done { rewinds: count("rewinds"), clones: count("clones") }
+        Done { rewinds: count(Watched::Rewind), clones: count(Watched::Clone) }
     }
 }

@@ -15,6 +15,7 @@ use super::World;
 use super::sql::{NotTold, Session as Talk, Told, parse_lsn};
 use super::tale::Ack;
 use crate::lab::address;
+use crate::subject::Ground;
 
 /// What the numbers of the side channel's rows begin with: far from those of clients.
 pub(super) const SIDE: u32 = 1_000;
@@ -50,7 +51,7 @@ impl Servers for Network {
     async fn connect(&self, from: Place, to: NodeId) -> Result<Session, String> {
         let (_, port) = self.0.subject.socket(to);
         let (own, server) = (address(from), address(Place::Host(to)));
-        let talk = Talk::over_network(own, server, port, self.0.subject.writer()).await?;
+        let talk = Talk::over_network(own, server, port, &self.0.subject.ground().writer).await?;
         let writable = talk.is_writable().await;
         Ok(Session { world: self.0.clone(), server: to, writable, talk })
     }
@@ -106,7 +107,7 @@ impl World {
             sleep(SIDE_EVERY).await;
             let socket = self.subject.socket(server);
             if talk.as_ref().is_none_or(Talk::is_closed) {
-                let writer = self.subject.writer();
+                let writer = &self.subject.ground().writer;
                 let opening = Talk::at(&socket, writer, &writer.role);
                 talk = timeout(SIDE_PATIENCE, opening).await.ok().and_then(Result::ok);
             }
@@ -143,7 +144,7 @@ impl World {
 
     /// Where this timeline of a server's left the one before.
     async fn branch_of(&self, server: NodeId, timeline: Timeline) -> Result<Option<Lsn>, String> {
-        let (socket, keeper) = (self.subject.socket(server), self.subject.keeper());
+        let (socket, keeper) = (self.subject.socket(server), &self.subject.ground().keeper);
         let talk = Talk::at(&socket, keeper, "postgres").await?;
         let file = format!("pg_wal/{:08X}.history", timeline.0);
         let said = talk.ask(&format!("select pg_read_file('{file}')")).await?;
@@ -156,8 +157,8 @@ impl World {
     pub(super) async fn rows_of(&self, server: NodeId) -> Result<Vec<(Row, Timeline)>, String> {
         let reading = async {
             let socket = self.subject.socket(server);
-            let keeper = self.subject.keeper();
-            Talk::at(&socket, keeper, &self.subject.writer().role).await?.rows().await
+            let Ground { writer, keeper, .. } = self.subject.ground();
+            Talk::at(&socket, keeper, &writer.role).await?.rows().await
         };
         let late = |_| format!("{server} does not tell its rows");
         timeout(SIDE_PATIENCE, reading).await.map_err(late)?

@@ -1,6 +1,7 @@
 //! What the nemesis can do to the machines, and how it is done to real ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -8,15 +9,16 @@ use pg_replica::ids::NodeId;
 use sim::fabric::{LinkFault, Port};
 use sim::nemesis::{DiskFlaws, Machines};
 use sim::place::Place;
-use sim::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw, Target};
-use sim::streams::{Concern, lock};
+use sim::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw};
+use sim::streams::lock;
 use tokio::time::{Instant, sleep_until};
 
 use super::World;
 use super::machine::Machine;
 use super::tale::Frozen;
+use crate::impossible::{Way, way_of};
 use crate::lab::{Cut, Loss, address};
-use crate::subject::Programs;
+use crate::subject::{Programs, Watched};
 
 /// What is wrong with the network.
 #[derive(Debug, Default)]
@@ -108,6 +110,13 @@ impl World {
             self.trouble(&format!("{node} cannot be started: {error}"));
         }
     }
+}
+
+impl Machines for World {
+    async fn sleep_until(&self, at: Duration) {
+        self.show_cuts();
+        sleep_until(Instant::from_std(self.started + at)).await;
+    }
 
     fn roles(&self) -> Roles {
         let hosts = self.hosts();
@@ -127,22 +136,9 @@ impl World {
             sync_standbys: newest.into_iter().filter(exists).collect(),
         }
     }
-}
-
-impl Machines for World {
-    async fn sleep_until(&self, at: Duration) {
-        self.show_cuts();
-        sleep_until(Instant::from_std(self.started + at)).await;
-    }
-
-    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
-        target.resolve(&self.roles(), &mut |n| self.draw(event, n))
-    }
 
     fn draw(&self, event: usize, n: usize) -> usize {
-        let event = u64::try_from(event).unwrap_or(u64::MAX);
-        let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
-        usize::try_from(self.streams.stream(Concern::Event(event)).below(n)).unwrap_or_default()
+        self.streams.draw(event, n)
     }
 
     fn keeps_data(&self, node: NodeId) -> bool {
@@ -157,7 +153,7 @@ impl Machines for World {
     }
 
     fn clients(&self) -> Vec<u32> {
-        (0..self.plan.workload.writers + self.plan.workload.readers).collect()
+        (0..self.plan.workload.clients()).collect()
     }
 
     fn block(&self, from: Place, to: Place, port: Option<Port>) {
@@ -243,32 +239,14 @@ impl Machines for World {
     }
 
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
-        let programs = Programs::of(&self.subject.folder(node));
-        let failing = match flaw {
-            PostgresFlaw::Hang => {
-                let now = self.now();
-                return self.with_machine(node, |machine| machine.hang(on, now));
-            }
-            PostgresFlaw::RewindFails => "rewinds",
-            PostgresFlaw::CloneFails => "clones",
-            PostgresFlaw::InitialiseFails => "foundings",
-            PostgresFlaw::SlowStart
-            | PostgresFlaw::SlowStop
-            | PostgresFlaw::StopHangs
-            | PostgresFlaw::StopFails
-            | PostgresFlaw::SlowRecovery
-            | PostgresFlaw::LookFails
-            | PostgresFlaw::WalsenderStuck
-            | PostgresFlaw::CheckpointerStuck
-            | PostgresFlaw::ReplayStuck
-            | PostgresFlaw::WalRecycled
-            | PostgresFlaw::DiskFull
-            | PostgresFlaw::ForeignData => {
-                return self.trouble("a flaw was asked for that this world has not");
-            }
+        let now = self.now();
+        let done = match way_of(flaw) {
+            Ok(Way::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
+            Ok(Way::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
+            Err(why) => Err(io::Error::other(why)),
         };
-        if let Err(error) = programs.fail(failing, on) {
-            self.trouble(&format!("a program of {node} could not be made to fail: {error}"));
+        if let Err(error) = done {
+            self.trouble(&format!("{node} could not be given the flaw {}: {error}", flaw.name()));
         }
     }
 
@@ -305,8 +283,9 @@ impl Machines for World {
             let until = self.now();
             let since = self.with_machine(node, Machine::resume_all);
             self.thawed(node, since, until);
-            for flaw in ["rewinds", "clones", "foundings"] {
-                let _ = Programs::of(&self.subject.folder(node)).fail(flaw, false);
+            let programs = Programs::of(&self.subject.folder(node));
+            for program in Watched::ALL {
+                let _ = programs.fail(program, false);
             }
             let kept = self.with_machine(node, |machine| machine.is_kept_down(Process::Manager));
             self.with_machine(node, |machine| machine.restart(Process::Guard).ok());

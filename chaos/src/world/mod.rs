@@ -32,7 +32,7 @@ use sim::workload::{ClientPlan, Ended, Workload};
 use tokio::time::sleep;
 
 use crate::lab::{Lab, Name};
-use crate::subject::{self, Kind, Subject};
+use crate::subject::{self, Ground, Kind, Subject};
 
 use clients::Network;
 use faults::Wires;
@@ -127,7 +127,7 @@ impl World {
         options: &Options,
         registers: bool,
     ) -> io::Result<Arc<Self>> {
-        let clients = plan.workload.writers + plan.workload.readers;
+        let clients = plan.workload.clients();
         let lab = Lab::build(Name::of_this_process(number), clients, options.keep)?;
         let subject = subject::laid_out_in(&lab.folder(), &options.kind, plan);
         let world = Arc::new_cyclic(|itself| Self {
@@ -323,7 +323,7 @@ impl World {
     /// The role, the database and the tables that clients write to.
     async fn welcome(&self, primary: NodeId) -> Result<(), String> {
         let socket = self.subject.socket(primary);
-        let (writer, keeper) = (self.subject.writer(), self.subject.keeper());
+        let Ground { writer, keeper, .. } = self.subject.ground();
         let own = (keeper.role.as_str(), keeper.password.as_str());
         let guest = (writer.role.as_str(), writer.password.as_str());
         welcome_guest(&socket.0, socket.1, own, guest).await?;

@@ -75,7 +75,7 @@ impl World {
 
     async fn streams_from(&self, primary: NodeId) -> Result<BTreeMap<NodeId, u64>, String> {
         let socket = self.subject.socket(primary);
-        let session = Session::at(&socket, self.subject.keeper(), "postgres").await?;
+        let session = Session::at(&socket, &self.subject.ground().keeper, "postgres").await?;
         let question = "select host(client_addr), \
              greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
              from pg_stat_replication where state = 'streaming' and replay_lsn is not null";

@@ -84,6 +84,14 @@ pub struct Workload {
     pub think: Duration,
 }
 
+impl Workload {
+    /// How many clients there are; they are numbered from zero, the writers first.
+    #[must_use]
+    pub fn clients(&self) -> u32 {
+        self.writers + self.readers
+    }
+}
+
 /// Something at its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanEvent {

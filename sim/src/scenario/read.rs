@@ -82,7 +82,7 @@ pub fn read(file: &str, text: &str) -> Result<Document, BadInput> {
     }
     let mut plan = head;
     let members = plan.cluster.members().collect();
-    let mut known = Known { members, clients: plan.workload.writers + plan.workload.readers };
+    let mut known = Known { members, clients: plan.workload.clients() };
     known.meet_all(&events);
     let mut spans = Vec::new();
     for value in events {

@@ -85,10 +85,7 @@ impl Profile {
     }
 
     fn known(&self, plan: &Plan) -> Known {
-        Known {
-            members: plan.cluster.members().collect(),
-            clients: self.base.workload.writers + self.base.workload.readers,
-        }
+        Known { members: plan.cluster.members().collect(), clients: self.base.workload.clients() }
     }
 
     fn draw(&self, entry: &Entry, draw: &Stream, known: &mut Known) -> Result<PlanEvent, BadInput> {

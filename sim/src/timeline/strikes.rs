@@ -40,7 +40,7 @@ pub(super) struct Hit {
 /// All hits of a run, in the order in which they began.
 pub(super) fn hits(plan: &Plan, recording: &Recording) -> Vec<Hit> {
     let members: Vec<NodeId> = recording.members.keys().copied().collect();
-    let clients = plan.workload.writers + plan.workload.readers;
+    let clients = plan.workload.clients();
     let mut hits: Vec<Hit> = Vec::new();
     for strike in &recording.strikes {
         let Some(fault) = plan.events.get(strike.event).map(|event| event.fault.clone()) else {

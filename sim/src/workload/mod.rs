@@ -135,7 +135,7 @@ impl ClientPlan {
                 Self::quick_writer(number, plan.think)
             }
         };
-        (0..plan.writers + plan.readers).map(client).collect()
+        (0..plan.clients()).map(client).collect()
     }
 
     /// A reader.

@@ -10,9 +10,9 @@ use crate::fabric::{LinkFault, Port};
 use crate::host::ProcessKind;
 use crate::nemesis::{DiskFlaws, Machines};
 use crate::place::Place;
-use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw, Target};
+use crate::scenario::{Answer, Order, PostgresFlaw, Process, Roles, SocketFlaw};
 use crate::sometimes::Sometimes;
-use crate::streams::{Concern, lock};
+use crate::streams::lock;
 
 use super::cluster::{Machine, World};
 use super::place;
@@ -21,26 +21,6 @@ use super::place;
 const HEALTHY_SYNC: Duration = Duration::from_millis(2);
 
 impl World {
-    fn roles(&self) -> Roles {
-        let newest = self.oracle.newest();
-        let hosts = self.hosts_in_order();
-        let exists = |node: &NodeId| hosts.contains(node);
-        let primary =
-            self.primary().or(newest.primacy.holder).or(newest.primacy.last_holder).filter(exists);
-        let before = newest.timelines.values().rev().map(|record| record.holder);
-        let target = newest.sync.target();
-        Roles {
-            members: newest.members.keys().copied().filter(exists).collect(),
-            data: newest.data_members().filter(exists).collect(),
-            primary,
-            old_primary: before.into_iter().find(|holder| Some(*holder) != primary).filter(exists),
-            leader: self.oracle.raft_leader().filter(exists),
-            sync_standbys: target
-                .map(|sync| sync.standbys.iter().copied().filter(exists).collect())
-                .unwrap_or_default(),
-        }
-    }
-
     fn with_machine(&self, node: NodeId, act: impl FnOnce(&Machine)) {
         if let Some(machine) = self.machine(node) {
             act(&machine);
@@ -122,14 +102,28 @@ impl Machines for World {
         sleep_until_true(at).await;
     }
 
-    fn resolve(&self, event: usize, target: Target) -> Vec<NodeId> {
-        target.resolve(&self.roles(), &mut |n| self.draw(event, n))
+    fn roles(&self) -> Roles {
+        let newest = self.oracle.newest();
+        let hosts = self.hosts_in_order();
+        let exists = |node: &NodeId| hosts.contains(node);
+        let primary =
+            self.primary().or(newest.primacy.holder).or(newest.primacy.last_holder).filter(exists);
+        let before = newest.timelines.values().rev().map(|record| record.holder);
+        let target = newest.sync.target();
+        Roles {
+            members: newest.members.keys().copied().filter(exists).collect(),
+            data: newest.data_members().filter(exists).collect(),
+            primary,
+            old_primary: before.into_iter().find(|holder| Some(*holder) != primary).filter(exists),
+            leader: self.oracle.raft_leader().filter(exists),
+            sync_standbys: target
+                .map(|sync| sync.standbys.iter().copied().filter(exists).collect())
+                .unwrap_or_default(),
+        }
     }
 
     fn draw(&self, event: usize, n: usize) -> usize {
-        let event = u64::try_from(event).unwrap_or(u64::MAX);
-        let n = u64::try_from(n.max(1)).unwrap_or(u64::MAX);
-        usize::try_from(self.streams.stream(Concern::Event(event)).below(n)).unwrap_or_default()
+        self.streams.draw(event, n)
     }
 
     fn keeps_data(&self, node: NodeId) -> bool {
@@ -144,7 +138,7 @@ impl Machines for World {
     }
 
     fn clients(&self) -> Vec<u32> {
-        (0..self.plan.workload.writers + self.plan.workload.readers).collect()
+        (0..self.plan.workload.clients()).collect()
     }
 
     fn block(&self, from: Place, to: Place, port: Option<Port>) {

@@ -20,7 +20,7 @@ use pg_replica::os::postgres::KEEPER;
 use sim::place::Place;
 use sim::scenario::{Order, Plan, Process};
 
-use super::{Entry, Later, Log, Person, Programs, Subject, View};
+use super::{Entry, Ground, Later, Log, Person, Programs, Subject, View};
 use crate::lab::address;
 
 /// Where nodes listen to each other.
@@ -35,10 +35,7 @@ const POSTGRES: u16 = 5432;
 pub(super) struct NodeCluster {
     program: PathBuf,
     log: Log,
-    folder: PathBuf,
-    plan: Plan,
-    writer: Person,
-    keeper: Person,
+    ground: Ground,
     /// What operators show.
     token: String,
 }
@@ -47,15 +44,13 @@ impl NodeCluster {
     /// The cluster of `plan`, in `folder`.
     pub(super) fn new(program: &Path, log: Log, folder: &Path, plan: &Plan) -> Self {
         let drawn = || format!("{:016x}{:016x}", OsEntropy.next_u64(), OsEntropy.next_u64());
-        Self {
-            program: program.to_owned(),
-            log,
-            folder: folder.to_owned(),
+        let ground = Ground {
             plan: plan.clone(),
+            folder: folder.to_owned(),
             writer: Person { role: "chaos".into(), password: drawn() },
             keeper: Person { role: KEEPER.into(), password: drawn() },
-            token: drawn(),
-        }
+        };
+        Self { program: program.to_owned(), log, ground, token: drawn() }
     }
 
     /// Where the API of a member listens.
@@ -70,12 +65,12 @@ impl NodeCluster {
     }
 
     fn configuration(&self, node: NodeId, newcomer: bool) -> String {
-        let (folder, cluster) = (self.folder(node), &self.plan.cluster);
+        let (folder, cluster) = (self.folder(node), &self.ground.plan.cluster);
         let (folder, own) = (folder.display(), address(Place::Host(node)));
-        let root = self.folder.display();
+        let root = self.ground.folder.display();
         let witness = |member: NodeId| {
             if newcomer {
-                let mut known = self.plan.newcomers();
+                let mut known = self.ground.plan.newcomers();
                 known.any(|(new, witness)| new == member && witness)
             } else {
                 !cluster.keeps_data(member)
@@ -104,7 +99,7 @@ impl NodeCluster {
              \n[tls]\nallow_cleartext = true\n"
         );
         if !witness(node) {
-            let (role, bin) = (&self.writer.role, Programs::of(&self.folder(node)));
+            let (role, bin) = (&self.ground.writer.role, Programs::of(&self.folder(node)));
             let _ = write!(
                 text,
                 "\n[postgres]\ndata_dir = \"{folder}/state/data\"\n\
@@ -125,7 +120,7 @@ impl NodeCluster {
     }
 
     fn settings(&self) -> String {
-        let cluster = &self.plan.cluster;
+        let cluster = &self.ground.plan.cluster;
         let mode = match cluster.mode {
             Mode::Async => "async",
             Mode::QuorumSync => "quorum-sync",
@@ -152,8 +147,8 @@ impl NodeCluster {
 
 impl Subject for NodeCluster {
     fn lay_out(&self, node: NodeId, newcomer: bool) -> io::Result<()> {
-        write_private(&self.folder.join("secret"), &self.keeper.password)?;
-        write_private(&self.folder.join("token"), &self.token)?;
+        write_private(&self.ground.folder.join("secret"), &self.ground.keeper.password)?;
+        write_private(&self.ground.folder.join("token"), &self.token)?;
         let folder = self.folder(node);
         DirBuilder::new().recursive(true).mode(0o711).create(&folder)?;
         Programs::of(&folder).lay_out()?;
@@ -194,16 +189,8 @@ impl Subject for NodeCluster {
         self.folder(node).join("state/data")
     }
 
-    fn folder(&self, node: NodeId) -> PathBuf {
-        self.folder.join(node.to_string())
-    }
-
-    fn writer(&self) -> &Person {
-        &self.writer
-    }
-
-    fn keeper(&self) -> &Person {
-        &self.keeper
+    fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     fn view(&self, node: NodeId) -> Later<'_, Option<View>> {
