@@ -1,6 +1,6 @@
 //! What this world cannot do, and why: a scenario that needs any of it is left out by name.
 
-use sim::scenario::{Fault, LinkFlaw, Order, Plan, PostgresFlaw, unpromised};
+use sim::scenario::{DiskFlaw, Fault, LinkFlaw, Order, Plan, PostgresFlaw, unpromised};
 
 use crate::subject::Watched;
 
@@ -39,7 +39,9 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         Fault::Sockets { .. } => {
             Some("connections are the kernel's own, and nobody meddles with them")
         }
-        Fault::Disk { .. } => Some("all machines are on one disk"),
+        Fault::Disk { flaw: DiskFlaw::Slow { .. } | DiskFlaw::Errors { .. }, .. } => {
+            Some("no disk can be told to be slow, or to fail")
+        }
         Fault::Link { flaw, .. } => in_link(*flaw),
         Fault::Postgres { flaw, .. } => way_of(*flaw).err(),
         Fault::Order { order: Order::Failover { to: None, .. }, .. } => {
@@ -50,6 +52,7 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         | Fault::CrashLoop { .. }
         | Fault::Pause { with_clock: false, .. }
         | Fault::ReplaceMachine { .. }
+        | Fault::Disk { flaw: DiskFlaw::Full | DiskFlaw::Stall, .. }
         | Fault::Order { .. } => None,
     }
 }
@@ -69,6 +72,8 @@ pub(crate) enum Way {
     Hang,
     /// This program fails on its machine.
     Fail(Watched),
+    /// Nothing more fits onto the disk with its data.
+    Fill,
 }
 
 /// How a real server is made to have this flaw; or why none can have it.
@@ -78,7 +83,7 @@ pub(crate) fn way_of(flaw: PostgresFlaw) -> Result<Way, &'static str> {
         PostgresFlaw::RewindFails => Ok(Way::Fail(Watched::Rewind)),
         PostgresFlaw::CloneFails => Ok(Way::Fail(Watched::Clone)),
         PostgresFlaw::InitialiseFails => Ok(Way::Fail(Watched::Founding)),
-        PostgresFlaw::DiskFull => Err("all machines are on one disk"),
+        PostgresFlaw::DiskFull => Ok(Way::Fill),
         PostgresFlaw::SlowStart
         | PostgresFlaw::SlowStop
         | PostgresFlaw::StopHangs

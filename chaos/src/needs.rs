@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use pg_replica::os::postgres::Installation;
 use rustix::process::geteuid;
+use sim::scenario::Plan;
 
-use crate::lab;
+use crate::lab::{self, Disks};
 
 /// Everything that is missing, one sentence each; empty where nothing is.
 #[must_use]
@@ -39,6 +41,13 @@ pub fn missing(program: &Path) -> Vec<String> {
         ));
     }
     missing
+}
+
+/// What is missing besides for this plan.
+#[must_use]
+pub fn missing_for_plan(plan: &Plan) -> Option<String> {
+    static DISKS: LazyLock<Option<String>> = LazyLock::new(lab::disks_missing);
+    if Disks::are_for(plan) { DISKS.clone() } else { None }
 }
 
 /// Where `ci/install-patroni` puts Patroni. The servers' account has to get there.

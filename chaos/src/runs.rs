@@ -11,6 +11,7 @@ use sim::scenario::Plan;
 use sim::tools::spread;
 
 use crate::impossible::impossible;
+use crate::needs;
 use crate::world::{self, Options, Outcome};
 
 /// Where what is left of failed runs is kept.
@@ -22,7 +23,7 @@ pub enum Verdict {
     /// It was run.
     Ran(Box<Outcome>),
     /// This world cannot run it.
-    LeftOut(&'static str),
+    LeftOut(String),
     /// The laboratory could not be built.
     Broken(String),
 }
@@ -50,7 +51,7 @@ pub fn all(plans: Vec<Plan>, jobs: usize, options: &Options, mut each: impl FnMu
 
 fn one(plan: Plan, number: u32, options: &Options) -> Run {
     let began = Instant::now();
-    let verdict = match impossible(&plan) {
+    let verdict = match left_out(&plan) {
         Some(why) => Verdict::LeftOut(why),
         None => match world::run(&plan, number, options) {
             Ok(outcome) => Verdict::Ran(Box::new(outcome)),
@@ -58,6 +59,11 @@ fn one(plan: Plan, number: u32, options: &Options) -> Run {
         },
     };
     Run { plan, verdict, took: began.elapsed() }
+}
+
+/// Why this plan is not run here: no machine can, or this one cannot.
+fn left_out(plan: &Plan) -> Option<String> {
+    impossible(plan).map(str::to_owned).or_else(|| needs::missing_for_plan(plan))
 }
 
 impl Run {
@@ -106,7 +112,7 @@ impl Run {
             "seconds": self.took.as_secs_f64(),
         });
         match &self.verdict {
-            Verdict::LeftOut(why) => object["skipped"] = (*why).into(),
+            Verdict::LeftOut(why) => object["skipped"] = why.as_str().into(),
             Verdict::Broken(why) => object["broken"] = why.as_str().into(),
             Verdict::Ran(outcome) => {
                 let measured = &outcome.measured;

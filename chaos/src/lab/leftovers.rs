@@ -19,7 +19,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::space::SPACES;
-use super::{Name, processes_in, run};
+use super::{Name, disk, processes_in, run};
 
 /// How often what does not want to end is killed again.
 const KILLS_MAX: u32 = 40;
@@ -89,15 +89,20 @@ pub(super) fn remove(name: &Name, keep_folder: bool) {
             name.starts_with(&prefix).then_some((name, inode))
         })
         .collect();
+    let folder = name.folder();
+    let mounted = mounted_below(&folder);
+    // Whoever waits for a disk that stalls cannot be killed. Most do not, and say so.
+    for place in &mounted {
+        let _ = disk::freeze(Path::new(place), false);
+    }
     for (_, inode) in &spaces {
         kill_all(*inode);
     }
     for (space, _) in &spaces {
         let _ = run("ip", &["netns", "delete", space]);
     }
-    let folder = name.folder();
-    for mounted in mounted_below(&folder) {
-        let _ = unmount(Path::new(&mounted), UnmountFlags::DETACH);
+    for place in mounted {
+        let _ = unmount(Path::new(&place), UnmountFlags::DETACH);
     }
     if !keep_folder {
         let _ = fs::remove_dir_all(folder);

@@ -4,6 +4,7 @@
 //! its switch is in a namespace as well, and nothing of it can be reached from outside. Whatever
 //! ends the program, the reaper (`leftovers`) takes the laboratory away.
 
+mod disk;
 mod leftovers;
 mod space;
 mod switch;
@@ -18,6 +19,7 @@ use std::process::{Command, Output};
 use pg_replica::ids::NodeId;
 use sim::place::Place;
 
+pub use disk::{Disks, disks_missing};
 pub(crate) use leftovers::kill_all;
 pub use leftovers::{Reaper, reap, sweep};
 pub use space::Space;

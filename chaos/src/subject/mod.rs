@@ -99,13 +99,17 @@ pub trait Subject: Send + Sync {
     fn kind(&self, command_line: &[String]) -> Option<Process>;
     /// The folder and the port of a server's private socket.
     fn socket(&self, node: NodeId) -> (PathBuf, u16);
-    /// The data directory of a machine's server.
+    /// The data directory of a machine's server. Its parent is the server's as well.
     fn data(&self, node: NodeId) -> PathBuf;
     /// What it began with.
     fn ground(&self) -> &Ground;
     /// Everything of a machine.
     fn folder(&self, node: NodeId) -> PathBuf {
         self.ground().folder.join(node.to_string())
+    }
+    /// Where a machine's manager keeps what it knows.
+    fn store(&self, node: NodeId) -> PathBuf {
+        self.folder(node).join("state")
     }
     /// What its service wrote to its standard error.
     fn log(&self, node: NodeId) -> PathBuf {

@@ -75,12 +75,8 @@ impl PatroniCluster {
         Self { program: program.to_owned(), pace, ground, account }
     }
 
-    fn state(&self, node: NodeId) -> PathBuf {
-        self.folder(node).join("state")
-    }
-
     fn configuration(&self, node: NodeId) -> Value {
-        let (state, keeper) = (self.state(node), &self.ground.keeper);
+        let (state, keeper) = (self.store(node), &self.ground.keeper);
         let own = address(Place::Host(node));
         let members: Vec<NodeId> = self.ground.plan.cluster.members().collect();
         let api = format!("{own}:{API}");
@@ -145,7 +141,7 @@ impl PatroniCluster {
         command
             .args(["--name", &node.to_string(), "--log-level", "warn", "--pre-vote"])
             .arg("--data-dir")
-            .arg(self.state(node).join("etcd"))
+            .arg(self.store(node).join("etcd"))
             .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
             .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"]);
@@ -174,7 +170,7 @@ impl PatroniCluster {
 
 impl Subject for PatroniCluster {
     fn lay_out(&self, node: NodeId, _newcomer: bool) -> io::Result<()> {
-        let (folder, state) = (self.folder(node), self.state(node));
+        let (folder, state) = (self.folder(node), self.store(node));
         DirBuilder::new().recursive(true).mode(0o711).create(&folder)?;
         Programs::of(&folder).lay_out()?;
         for part in [state.clone(), state.join("socket"), state.join("etcd")] {
@@ -189,7 +185,7 @@ impl Subject for PatroniCluster {
     }
 
     fn wipe(&self, node: NodeId) -> io::Result<()> {
-        fs::remove_dir_all(self.state(node))?;
+        fs::remove_dir_all(self.store(node))?;
         self.lay_out(node, true)
     }
 
@@ -210,11 +206,11 @@ impl Subject for PatroniCluster {
     }
 
     fn socket(&self, node: NodeId) -> (PathBuf, u16) {
-        (self.state(node).join("socket"), POSTGRES)
+        (self.store(node).join("socket"), POSTGRES)
     }
 
     fn data(&self, node: NodeId) -> PathBuf {
-        self.state(node).join("data")
+        self.store(node).join("data")
     }
 
     fn ground(&self) -> &Ground {

@@ -17,7 +17,7 @@ use super::World;
 use super::machine::Machine;
 use super::tale::Frozen;
 use crate::impossible::{Way, way_of};
-use crate::lab::{Cut, Loss, address};
+use crate::lab::{Cut, Disks, Loss, address};
 use crate::subject::{Programs, Watched};
 
 /// What is wrong with the network.
@@ -100,7 +100,31 @@ impl World {
     /// refusal.
     pub(super) fn take_down(&self, node: NodeId) -> bool {
         self.silence(node, true);
-        self.with_machine(node, |machine| machine.crash(Process::Host))
+        self.end(node, Process::Host)
+    }
+
+    fn end(&self, node: NodeId, process: Process) -> bool {
+        let ended = self.with_machine(node, |machine| Some(machine.crash(process)));
+        ended.is_some_and(|ended| {
+            ended.unwrap_or_else(|error| {
+                self.trouble(&format!("{node} could not be ended: {error}"));
+                false
+            })
+        })
+    }
+
+    fn heal_disks(&self, node: NodeId) {
+        if let Some(Err(error)) = self.with_machine(node, |machine| Some(machine.heal_disks())) {
+            self.trouble(&format!("the disks of {node} could not be healed: {error}"));
+        }
+    }
+
+    /// Does something with the disks of a machine.
+    fn with_disks(&self, node: NodeId, act: impl FnOnce(&mut Disks) -> io::Result<()>) {
+        let done = self.with_machine(node, |machine| Some(machine.with_disks(act)));
+        if let Some(Err(error)) = done {
+            self.trouble(&format!("the disks of {node} could not be broken: {error}"));
+        }
     }
 
     pub(super) fn come_back(&self, node: NodeId) {
@@ -184,7 +208,7 @@ impl Machines for World {
         if process == Process::Host {
             return self.take_down(node);
         }
-        self.with_machine(node, |machine| machine.crash(process))
+        self.end(node, process)
     }
 
     fn power_loss(&self, _node: NodeId) {
@@ -214,6 +238,7 @@ impl Machines for World {
 
     fn destroy(&self, node: NodeId) -> bool {
         self.take_down(node);
+        self.heal_disks(node);
         lock(&self.tale).disks_lost.insert(node);
         if let Err(error) = self.subject.wipe(node) {
             self.trouble(&format!("the disk of {node} could not be lost: {error}"));
@@ -234,14 +259,18 @@ impl Machines for World {
         self.trouble("a clock was to be set, and this world has one clock");
     }
 
-    fn set_disk(&self, _node: NodeId, _flaws: &DiskFlaws) {
-        self.trouble("a disk was to fail, and this world has one disk");
+    fn set_disk(&self, node: NodeId, flaws: &DiskFlaws) {
+        self.with_disks(node, |disks| {
+            disks.store.set_full(flaws.full)?;
+            disks.store.set_stalled(flaws.stalled)
+        });
     }
 
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
         let now = self.now();
         let done = match way_of(flaw) {
             Ok(Way::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
+            Ok(Way::Fill) => return self.with_disks(node, |disks| disks.data.set_full(on)),
             Ok(Way::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
             Err(why) => Err(io::Error::other(why)),
         };
@@ -280,6 +309,7 @@ impl Machines for World {
         drop(wires);
         self.show_cuts();
         for node in self.hosts() {
+            self.heal_disks(node);
             let until = self.now();
             let since = self.with_machine(node, Machine::resume_all);
             self.thawed(node, since, until);

@@ -11,7 +11,7 @@ use pg_replica::ids::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use sim::scenario::Process;
 
-use crate::lab::{Space, kill_all, processes_in};
+use crate::lab::{Disks, Space, kill_all, processes_in};
 use crate::subject::Subject;
 
 /// How soon the machine's service manager starts a node again that has ended by itself.
@@ -47,6 +47,8 @@ pub(super) struct Machine {
     pub(super) node: NodeId,
     pub(super) space: Arc<Space>,
     subject: Arc<dyn Subject>,
+    /// Its own disks, where its scenario breaks some.
+    disks: Option<Disks>,
     /// The manager, and what it needs.
     services: Vec<Service>,
     /// What a fault keeps down.
@@ -62,11 +64,17 @@ pub(super) struct Machine {
 
 impl Machine {
     /// One on which nothing runs yet.
-    pub(super) fn new(node: NodeId, space: Space, subject: Arc<dyn Subject>) -> Self {
+    pub(super) fn new(
+        node: NodeId,
+        space: Space,
+        disks: Option<Disks>,
+        subject: Arc<dyn Subject>,
+    ) -> Self {
         Self {
             node,
             space: Arc::new(space),
             subject,
+            disks,
             services: Vec::new(),
             down: BTreeMap::new(),
             still: BTreeMap::new(),
@@ -122,7 +130,19 @@ impl Machine {
     }
 
     /// Ends a process, or with `Host` all of them; whether there was one.
-    pub(super) fn crash(&mut self, process: Process) -> bool {
+    pub(super) fn crash(&mut self, process: Process) -> io::Result<bool> {
+        // Nothing ends that waits for a disk which stalls: its end is what the fault asks for.
+        match self.disks.take() {
+            None => Ok(self.end(process)),
+            Some(mut disks) => {
+                let hit = disks.store.spared(|| self.end(process));
+                self.disks = Some(disks);
+                hit
+            }
+        }
+    }
+
+    fn end(&mut self, process: Process) -> bool {
         let hit = match process {
             Process::Postgres => {
                 let Some(postmaster) = self.postmaster() else { return false };
@@ -195,6 +215,22 @@ impl Machine {
             }
         }
         if process == Process::Host { self.frozen_since.take() } else { None }
+    }
+
+    /// Does something with its disks.
+    pub(super) fn with_disks(
+        &mut self,
+        act: impl FnOnce(&mut Disks) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match &mut self.disks {
+            Some(disks) => act(disks),
+            None => Err(io::Error::other("it has no disks of its own")),
+        }
+    }
+
+    /// Nothing is wrong with its disks any more.
+    pub(super) fn heal_disks(&mut self) -> io::Result<()> {
+        self.disks.as_mut().map_or(Ok(()), Disks::heal)
     }
 
     /// Nothing stands still any more.

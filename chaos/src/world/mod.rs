@@ -19,11 +19,12 @@ mod tale;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::chown;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pg_replica::ids::{CommandId, NodeId};
-use pg_replica::os::postgres::welcome_guest;
+use pg_replica::os::postgres::{Account, welcome_guest};
 use sim::nemesis;
 use sim::report::{Measured, Violation};
 use sim::scenario::{Answer, Order, Plan};
@@ -31,7 +32,7 @@ use sim::streams::{Streams, lock};
 use sim::workload::{ClientPlan, Ended, Workload};
 use tokio::time::sleep;
 
-use crate::lab::{Lab, Name};
+use crate::lab::{Disks, Lab, Name};
 use crate::subject::{self, Ground, Kind, Subject};
 
 use clients::Network;
@@ -191,7 +192,8 @@ impl World {
         }
         self.subject.lay_out(node, newcomer)?;
         let space = self.lab.machine(node)?;
-        let mut machine = Machine::new(node, space, self.subject.clone());
+        let disks = Disks::are_for(&self.plan).then(|| self.disks_of(node)).transpose()?;
+        let mut machine = Machine::new(node, space, disks, self.subject.clone());
         machine.start()?;
         let space = machine.space.clone();
         lock(&self.machines).insert(node, machine);
@@ -204,6 +206,17 @@ impl World {
             drop(tokio::spawn(side));
         }
         Ok(())
+    }
+
+    fn disks_of(&self, node: NodeId) -> io::Result<Disks> {
+        let (store, data) = (self.subject.store(node), self.subject.data(node));
+        let server = data.parent().unwrap_or(&data);
+        let disks = Disks::make(&store, server)?;
+        // As its manager makes that folder.
+        let none = || io::Error::other("there is no account `postgres`");
+        let account = Account::named("postgres").ok_or_else(none)?;
+        chown(server, Some(account.user), Some(account.group))?;
+        Ok(disks)
     }
 
     async fn live(self: &Arc<Self>) -> io::Result<Outcome> {
@@ -257,7 +270,10 @@ impl World {
             let folder = self.subject.folder(node);
             let files = [
                 (format!("{node}.log"), self.subject.log(node)),
-                (format!("{node}-postgres.log"), folder.join("state/home/postgres.log")),
+                (
+                    format!("{node}-postgres.log"),
+                    self.subject.store(node).join("home/postgres.log"),
+                ),
                 (format!("{node}.toml"), folder.join("pg_replica.toml")),
             ];
             files.into_iter().filter_map(|(name, path)| Some((name, std::fs::read(path).ok()?)))

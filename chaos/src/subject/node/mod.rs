@@ -64,6 +64,11 @@ impl NodeCluster {
         (format!("{host}:{PEERS}"), format!("{host}:{POSTGRES}"))
     }
 
+    /// Where everything of a server is that is its own.
+    fn server(&self, node: NodeId) -> PathBuf {
+        self.folder(node).join("server")
+    }
+
     fn configuration(&self, node: NodeId, newcomer: bool) -> String {
         let (folder, cluster) = (self.folder(node), &self.ground.plan.cluster);
         let (folder, own) = (folder.display(), address(Place::Host(node)));
@@ -102,12 +107,13 @@ impl NodeCluster {
             let (role, bin) = (&self.ground.writer.role, Programs::of(&self.folder(node)));
             let _ = write!(
                 text,
-                "\n[postgres]\ndata_dir = \"{folder}/state/data\"\n\
+                "\n[postgres]\ndata_dir = \"{data}\"\n\
                  secret_file = \"{root}/secret\"\nbin_dir = \"{}\"\n\
                  hba = [\"host {role} {role} 10.77.0.0/16 trust\", \"local {role} {role} trust\"]\n\
                  \n[postgres.parameters]\nshared_buffers = \"32MB\"\n\
                  dynamic_shared_memory_type = \"mmap\"\n",
-                bin.folder().display()
+                bin.folder().display(),
+                data = self.data(node).display(),
             );
         }
         if !newcomer {
@@ -156,7 +162,8 @@ impl Subject for NodeCluster {
     }
 
     fn wipe(&self, node: NodeId) -> io::Result<()> {
-        fs::remove_dir_all(self.folder(node).join("state"))
+        empty(&self.store(node))?;
+        empty(&self.server(node))
     }
 
     fn services(&self, node: NodeId) -> io::Result<Vec<Command>> {
@@ -182,11 +189,11 @@ impl Subject for NodeCluster {
     }
 
     fn socket(&self, node: NodeId) -> (PathBuf, u16) {
-        (self.folder(node).join("state/home/socket"), POSTGRES)
+        (self.store(node).join("home/socket"), POSTGRES)
     }
 
     fn data(&self, node: NodeId) -> PathBuf {
-        self.folder(node).join("state/data")
+        self.server(node).join("data")
     }
 
     fn ground(&self) -> &Ground {
@@ -213,6 +220,22 @@ impl Subject for NodeCluster {
     ) -> Later<'_, Result<Vec<Entry>, String>> {
         Box::pin(record::read(self, members, began))
     }
+}
+
+/// Removes everything in a folder, where there is one.
+fn empty(folder: &Path) -> io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {

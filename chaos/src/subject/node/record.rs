@@ -30,8 +30,7 @@ pub(super) async fn read(
     for node in members {
         let log = fs::read_to_string(subject.log(node)).unwrap_or_default();
         let times = applied_at(&log, began);
-        let folder = subject.folder(node);
-        let commands = commands_of(node, &folder).await?;
+        let commands = commands_of(subject, node).await?;
         let mut state = ControlState::default();
         for (index, command) in commands {
             let applied = state.apply(&command, Sabotage::NONE);
@@ -46,10 +45,10 @@ pub(super) async fn read(
 }
 
 /// The commands in a member's store, by index. It is copied first: what is examined stays as it is.
-async fn commands_of(node: NodeId, folder: &Path) -> Result<Vec<(u64, Command)>, String> {
+async fn commands_of(subject: &dyn Subject, node: NodeId) -> Result<Vec<(u64, Command)>, String> {
     let told = |why: String| format!("the store of {node} cannot be read: {why}");
-    let copy = folder.join("examined");
-    let source = find(&folder.join("state")).ok_or_else(|| told("there is none".into()));
+    let copy = subject.folder(node).join("examined");
+    let source = find(&subject.store(node)).ok_or_else(|| told("there is none".into()));
     let Ok(source) = source else { return Ok(Vec::new()) };
     fs::create_dir_all(&copy).map_err(|error| told(error.to_string()))?;
     fs::copy(source, copy.join(FILE)).map_err(|error| told(error.to_string()))?;
