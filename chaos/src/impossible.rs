@@ -1,6 +1,6 @@
 //! What this world cannot do, and why: a scenario that needs any of it is left out by name.
 
-use sim::scenario::{DiskFlaw, Fault, LinkFlaw, Order, Plan, PostgresFlaw, unpromised};
+use sim::scenario::{DiskFlaw, Fault, Order, Plan, PostgresFlaw, unpromised};
 
 use crate::subject::Watched;
 
@@ -42,7 +42,6 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         Fault::Disk { flaw: DiskFlaw::Slow { .. } | DiskFlaw::Errors { .. }, .. } => {
             Some("no disk can be told to be slow, or to fail")
         }
-        Fault::Link { flaw, .. } => in_link(*flaw),
         Fault::Postgres { flaw, .. } => way_of(*flaw).err(),
         Fault::Order { order: Order::Failover { to: None, .. }, .. } => {
             Some("over HTTP a failover names its candidate")
@@ -52,17 +51,9 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         | Fault::CrashLoop { .. }
         | Fault::Pause { with_clock: false, .. }
         | Fault::ReplaceMachine { .. }
+        | Fault::Link { .. }
         | Fault::Disk { flaw: DiskFlaw::Full | DiskFlaw::Stall, .. }
         | Fault::Order { .. } => None,
-    }
-}
-
-fn in_link(flaw: LinkFlaw) -> Option<&'static str> {
-    match flaw {
-        LinkFlaw::Loss { .. } => None,
-        LinkFlaw::Delay { .. } | LinkFlaw::Duplicate { .. } | LinkFlaw::Reorder { .. } => {
-            Some("the switch drops packets, and delays, doubles or reorders none")
-        }
     }
 }
 

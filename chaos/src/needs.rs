@@ -8,7 +8,7 @@ use pg_replica::os::postgres::Installation;
 use rustix::process::geteuid;
 use sim::scenario::Plan;
 
-use crate::lab::{self, Disks};
+use crate::lab::{self, Disks, cables_are_for};
 
 /// Everything that is missing, one sentence each; empty where nothing is.
 #[must_use]
@@ -47,7 +47,9 @@ pub fn missing(program: &Path) -> Vec<String> {
 #[must_use]
 pub fn missing_for_plan(plan: &Plan) -> Option<String> {
     static DISKS: LazyLock<Option<String>> = LazyLock::new(lab::disks_missing);
-    if Disks::are_for(plan) { DISKS.clone() } else { None }
+    static CABLES: LazyLock<Option<String>> = LazyLock::new(lab::cables_missing);
+    let disks = Disks::are_for(plan).then(|| DISKS.clone()).flatten();
+    disks.or_else(|| cables_are_for(plan).then(|| CABLES.clone()).flatten())
 }
 
 /// Where `ci/install-patroni` puts Patroni. The servers' account has to get there.

@@ -139,7 +139,7 @@ pub(super) fn freeze(at: &Path, frozen: bool) -> io::Result<()> {
 pub fn disks_missing() -> Option<String> {
     let attempt = || -> io::Result<()> {
         let name = Name::of_this_process(super::ATTEMPT);
-        let lab = super::Lab::build(name, 0, false)?;
+        let lab = super::Lab::build(name, 0, false, false)?;
         let mut disks = Disks::make(&lab.folder().join("store"), &lab.folder().join("data"))?;
         disks.store.set_full(true)?;
         disks.store.set_stalled(true)?;

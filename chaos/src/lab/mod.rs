@@ -1,9 +1,11 @@
 //! A laboratory: network namespaces on one machine, and the switch between them.
 //!
 //! Every run has a laboratory of its own under a name of its own, with the same addresses in each:
-//! its switch is in a namespace as well, and nothing of it can be reached from outside. Whatever
-//! ends the program, the reaper (`leftovers`) takes the laboratory away.
+//! its switch is in a namespace as well, and nothing of it can be reached from outside. Where a
+//! scenario breaks disks or delays packets, machines have disks (`disk`) and cables (`cable`) that
+//! allow it. Whatever ends the program, the reaper (`leftovers`) takes the laboratory away.
 
+mod cable;
 mod disk;
 mod leftovers;
 mod space;
@@ -19,6 +21,7 @@ use std::process::{Command, Output};
 use pg_replica::ids::NodeId;
 use sim::place::Place;
 
+pub use cable::{cables_are_for, cables_missing};
 pub use disk::{Disks, disks_missing};
 pub(crate) use leftovers::kill_all;
 pub use leftovers::{Reaper, reap, sweep};
@@ -84,6 +87,9 @@ pub fn address(place: Place) -> Ipv4Addr {
     }
 }
 
+/// One direction, from the first to the second.
+pub type Way = (Ipv4Addr, Ipv4Addr);
+
 /// Namespaces for these members, clients and an operator, and a folder.
 #[derive(Debug)]
 pub struct Lab {
@@ -98,12 +104,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it.
-    pub fn build(name: Name, clients: u32, keep: bool) -> io::Result<Self> {
+    /// Builds it, with cables that delay where they are to be `slow`.
+    pub fn build(name: Name, clients: u32, slow: bool, keep: bool) -> io::Result<Self> {
         let reaper = Reaper::start(&name, keep)?;
         // The servers run under an account of their own and have to get through.
         DirBuilder::new().mode(0o711).create(name.folder())?;
-        let switch = Switch::build(name.space(SWITCH))?;
+        let switch = Switch::build(name.space(SWITCH), slow)?;
         let places: Vec<Place> =
             [Place::Operator].into_iter().chain((0..clients).map(Place::Client)).collect();
         let addresses: Vec<Ipv4Addr> = places.into_iter().map(address).collect();
@@ -126,6 +132,7 @@ impl Lab {
     /// Takes it away. What still runs in it ends.
     pub fn clear(&self) {
         self.outside.leave();
+        self.switch.unplug();
         leftovers::remove(&self.name, self.kept);
     }
 }
@@ -138,7 +145,7 @@ impl Drop for Lab {
 
 /// Builds the smallest laboratory and takes it away again: whether this machine can.
 pub fn attempt() -> io::Result<()> {
-    let lab = Lab::build(Name::of_this_process(ATTEMPT), 0, false)?;
+    let lab = Lab::build(Name::of_this_process(ATTEMPT), 0, false, false)?;
     lab.switch.cut(&Cut { silent: [address(Place::Operator)].into(), ..Cut::default() })
 }
 

@@ -30,6 +30,19 @@ pub struct Space {
     stay: Mutex<Option<oneshot::Sender<()>>>,
 }
 
+/// Does something in the namespace of this name, and comes back.
+pub(super) fn inside<T: Send + 'static>(
+    name: &str,
+    act: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let door = File::open(Path::new(SPACES).join(name))?;
+    let visitor = thread::spawn(move || {
+        move_into_link_name_space(door.as_fd(), Some(LinkNameSpaceType::Network))?;
+        act()
+    });
+    visitor.join().map_err(|_| io::Error::other("whoever went in did not come back"))?
+}
+
 impl Space {
     /// Enters the namespace of this name.
     pub(super) fn enter(name: &str) -> io::Result<Self> {

@@ -9,9 +9,14 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
+use sim::fabric::LinkFault;
+use sim::streams::lock;
+
+use super::cable::{Cable, Faults};
 use super::space::Space;
-use super::{run, succeeded};
+use super::{Way, run, succeeded};
 
 /// The ports of what managers say to each other, and operators to them.
 const NODE_PORTS: &str = "{ 7400, 8008 }";
@@ -41,9 +46,6 @@ table bridge lab {
 }
 ";
 
-/// One direction, from the first to the second.
-type Way = (Ipv4Addr, Ipv4Addr);
-
 /// What does not get through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
@@ -72,14 +74,19 @@ pub struct Loss {
 #[derive(Debug)]
 pub struct Switch {
     space: String,
+    /// The cables, where they are of the kind that delays.
+    slow: Option<Faults>,
+    cables: Mutex<Vec<Cable>>,
 }
 
 impl Switch {
-    pub(super) fn build(space: String) -> io::Result<Self> {
+    /// A switch; `slow` says what kind of cables machines get.
+    pub(super) fn build(space: String, slow: bool) -> io::Result<Self> {
         run("ip", &["netns", "add", &space])?;
         run("ip", &["-n", &space, "link", "add", "name", "hub", "type", "bridge"])?;
         run("ip", &["-n", &space, "link", "set", "hub", "up"])?;
-        let switch = Self { space };
+        let slow = slow.then(Faults::default);
+        let switch = Self { space, slow, cables: Mutex::default() };
         switch.say(&TABLE.replace("NODE", NODE_PORTS).replace("POSTGRES", POSTGRES_PORTS))?;
         Ok(switch)
     }
@@ -93,9 +100,14 @@ impl Switch {
     ) -> io::Result<Space> {
         let switch = self.space.as_str();
         run("ip", &["netns", "add", space])?;
-        let cable =
-            ["-n", switch, "link", "add", "name", port, "type", "veth", "peer", "name", "eth0"];
-        run("ip", &[&cable[..], &["netns", space]].concat())?;
+        if let Some(faults) = &self.slow {
+            let cable = Cable::lay((space, "eth0"), (switch, port), faults.clone())?;
+            lock(&self.cables).push(cable);
+        } else {
+            let cable =
+                ["-n", switch, "link", "add", "name", port, "type", "veth", "peer", "name", "eth0"];
+            run("ip", &[&cable[..], &["netns", space]].concat())?;
+        }
         run("ip", &["-n", switch, "link", "set", port, "master", "hub", "up"])?;
         run("ip", &["-n", space, "link", "set", "lo", "up"])?;
         for address in addresses {
@@ -104,6 +116,25 @@ impl Switch {
         }
         run("ip", &["-n", space, "link", "set", "eth0", "up"])?;
         Space::enter(space)
+    }
+
+    /// From now on this, besides loss, is wrong with a direction; by default nothing.
+    pub fn disturb(&self, way: Way, fault: LinkFault) {
+        if let Some(faults) = &self.slow {
+            lock(faults).insert(way, fault);
+        }
+    }
+
+    /// Nothing is wrong with any direction.
+    pub fn calm(&self) {
+        if let Some(faults) = &self.slow {
+            lock(faults).clear();
+        }
+    }
+
+    /// Takes away the cables that are carried by this program.
+    pub(super) fn unplug(&self) {
+        lock(&self.cables).clear();
     }
 
     /// From now on exactly this is cut.

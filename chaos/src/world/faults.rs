@@ -198,10 +198,12 @@ impl Machines for World {
         )]
         let per_mille = (fault.loss * 1_000.0).round() as u32;
         lock(&self.wires).losses.insert((from, to), per_mille);
+        self.lab.switch.disturb((address(from), address(to)), fault);
     }
 
     fn clear_link(&self, from: Place, to: Place) {
         lock(&self.wires).losses.remove(&(from, to));
+        self.lab.switch.disturb((address(from), address(to)), LinkFault::default());
     }
 
     fn crash(&self, node: NodeId, process: Process) -> bool {
@@ -308,6 +310,7 @@ impl Machines for World {
         (wires.blocks, wires.losses) = (BTreeMap::new(), BTreeMap::new());
         drop(wires);
         self.show_cuts();
+        self.lab.switch.calm();
         for node in self.hosts() {
             self.heal_disks(node);
             let until = self.now();

@@ -32,7 +32,7 @@ use sim::streams::{Streams, lock};
 use sim::workload::{ClientPlan, Ended, Workload};
 use tokio::time::sleep;
 
-use crate::lab::{Disks, Lab, Name};
+use crate::lab::{Disks, Lab, Name, cables_are_for};
 use crate::subject::{self, Ground, Kind, Subject};
 
 use clients::Network;
@@ -129,7 +129,8 @@ impl World {
         registers: bool,
     ) -> io::Result<Arc<Self>> {
         let clients = plan.workload.clients();
-        let lab = Lab::build(Name::of_this_process(number), clients, options.keep)?;
+        let slow = cables_are_for(plan);
+        let lab = Lab::build(Name::of_this_process(number), clients, slow, options.keep)?;
         let subject = subject::laid_out_in(&lab.folder(), &options.kind, plan);
         let world = Arc::new_cyclic(|itself| Self {
             plan: plan.clone(),
