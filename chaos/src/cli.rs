@@ -124,7 +124,8 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench(&args),
         Verb::Check(args) => {
             let missing = needs::missing(&args.node.unwrap_or_else(needs::program));
-            missing.iter().for_each(|sentence| println!("{sentence}"));
+            let some = if missing.is_empty() { needs::missing_for_some() } else { Vec::new() };
+            missing.iter().chain(&some).for_each(|sentence| println!("{sentence}"));
             if missing.is_empty() { CLEAN } else { NOT_HERE }
         }
         Verb::Reap(args) => {

@@ -43,11 +43,35 @@ pub fn missing(program: &Path) -> Vec<String> {
     missing
 }
 
+/// Why this machine cannot break disks.
+static DISKS: LazyLock<Option<String>> = LazyLock::new(|| {
+    lab::attempt_disks().err().map(|error| {
+        format!(
+            "this machine mounts no files, which scenarios need that fill or stall a disk \
+             ({error}): apt-get install e2fsprogs, or run it outside of the container"
+        )
+    })
+});
+
+/// Why it cannot delay packets.
+static CABLES: LazyLock<Option<String>> = LazyLock::new(|| {
+    lab::attempt_cables().err().map(|error| {
+        format!(
+            "this machine gives no `tap` interfaces, which scenarios need that delay packets \
+             ({error}): load the module `tun`, or run it outside of the container"
+        )
+    })
+});
+
+/// What is missing for some scenarios alone, where nothing is that all of them need.
+#[must_use]
+pub fn missing_for_some() -> Vec<String> {
+    [&DISKS, &CABLES].into_iter().filter_map(|missing| (**missing).clone()).collect()
+}
+
 /// What is missing besides for this plan.
 #[must_use]
 pub fn missing_for_plan(plan: &Plan) -> Option<String> {
-    static DISKS: LazyLock<Option<String>> = LazyLock::new(lab::disks_missing);
-    static CABLES: LazyLock<Option<String>> = LazyLock::new(lab::cables_missing);
     let disks = Disks::are_for(plan).then(|| DISKS.clone()).flatten();
     disks.or_else(|| cables_are_for(plan).then(|| CABLES.clone()).flatten())
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use sim::scenario::{DiskFlaw, Fault, Plan, PostgresFlaw};
 
-use super::{Name, run};
+use super::{ATTEMPT, Lab, Name, run};
 
 /// Where a manager keeps what it knows.
 const STORE_BYTES: u64 = 512 << 20;
@@ -134,16 +134,11 @@ pub(super) fn freeze(at: &Path, frozen: bool) -> io::Result<()> {
     run("fsfreeze", &[if frozen { "-f" } else { "-u" }, &at.display().to_string()])
 }
 
-/// Makes a small disk, breaks it in both ways and takes it away: why that cannot be done here.
-#[must_use]
-pub fn disks_missing() -> Option<String> {
-    let attempt = || -> io::Result<()> {
-        let name = Name::of_this_process(super::ATTEMPT);
-        let lab = super::Lab::build(name, 0, false, false)?;
-        let mut disks = Disks::make(&lab.folder().join("store"), &lab.folder().join("data"))?;
-        disks.store.set_full(true)?;
-        disks.store.set_stalled(true)?;
-        disks.heal()
-    };
-    attempt().err().map(|error| format!("this machine has no disks to be broken ({error})"))
+/// Makes disks, breaks one in both ways and takes them away: whether this machine can.
+pub fn attempt_disks() -> io::Result<()> {
+    let lab = Lab::build(Name::of_this_process(ATTEMPT), 0, false, false)?;
+    let mut disks = Disks::make(&lab.folder().join("store"), &lab.folder().join("data"))?;
+    disks.store.set_full(true)?;
+    disks.store.set_stalled(true)?;
+    disks.heal()
 }

@@ -21,8 +21,8 @@ use std::process::{Command, Output};
 use pg_replica::ids::NodeId;
 use sim::place::Place;
 
-pub use cable::{cables_are_for, cables_missing};
-pub use disk::{Disks, disks_missing};
+pub use cable::{attempt_cables, cables_are_for};
+pub use disk::{Disks, attempt_disks};
 pub(crate) use leftovers::kill_all;
 pub use leftovers::{Reaper, reap, sweep};
 pub use space::Space;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
@@ -15,10 +16,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::World;
 use super::machine::Machine;
+use super::sql::Session;
 use super::tale::Frozen;
 use crate::impossible::{Way, way_of};
 use crate::lab::{Cut, Disks, Loss, address};
 use crate::subject::{Programs, Watched};
+
+/// More files than a server of this size keeps for its log.
+const LOG_FILES_MAX: u32 = 16;
 
 /// What is wrong with the network.
 #[derive(Debug, Default)]
@@ -111,6 +116,21 @@ impl World {
                 false
             })
         })
+    }
+
+    /// What a server has of its log is as large as it will be for a long time: only the next file
+    /// needs space, and this has it begun.
+    async fn use_up_log(self: Arc<Self>, node: NodeId) {
+        let (socket, keeper) = (self.subject.socket(node), &self.subject.ground().keeper);
+        let Ok(session) = Session::at(&socket, keeper, "postgres").await else { return };
+        let next = "select pg_logical_emit_message(false, 'chaos', 'a file of its own'), \
+                    pg_switch_wal()";
+        // One that has several in hand needs as many; a standby has no say in it.
+        for _ in 0..LOG_FILES_MAX {
+            if session.ask(next).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn heal_disks(&self, node: NodeId) {
@@ -272,7 +292,13 @@ impl Machines for World {
         let now = self.now();
         let done = match way_of(flaw) {
             Ok(Way::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
-            Ok(Way::Fill) => return self.with_disks(node, |disks| disks.data.set_full(on)),
+            Ok(Way::Fill) => {
+                self.with_disks(node, |disks| disks.data.set_full(on));
+                if on {
+                    drop(tokio::spawn(self.itself().use_up_log(node)));
+                }
+                return;
+            }
             Ok(Way::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
             Err(why) => Err(io::Error::other(why)),
         };
