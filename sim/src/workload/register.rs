@@ -92,6 +92,7 @@ pub fn untruths(
 ) -> Vec<String> {
     let told = Told::new(history, before);
     let mut untrue = told.inventions();
+    untrue.extend(before.into_iter().flat_map(|before| told.found_nothing(before)));
     if untrue.is_empty() {
         untrue.extend(told.found_in_advance());
     }
@@ -105,7 +106,10 @@ pub fn untruths(
                 untrue.extend(told.without_an_order());
             }
         }
-        Truth::OneAtATime => untrue.extend(told.branches_that_took_turns(primacies)),
+        Truth::OneAtATime => {
+            untrue.extend(told.branches_that_took_turns(primacies));
+            untrue.extend(told.roots_that_took_turns(primacies));
+        }
         Truth::NothingInvented => {}
     }
     untrue
@@ -148,6 +152,18 @@ impl<'a> Told<'a> {
             }
         }
         untrue
+    }
+
+    /// Rows that found nothing, though there was something before anybody came.
+    fn found_nothing(&self, before: Row) -> Vec<String> {
+        let acknowledged =
+            self.history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
+        let empty = acknowledged.filter(|operation| operation.found.is_none());
+        let sentence = |operation: &Operation| {
+            let (finder, before) = (name(operation.row), name(before));
+            format!("{finder} found nothing, where {before} was before anybody came")
+        };
+        empty.map(sentence).collect()
     }
 
     /// Rows that found, directly or not, what was asked for after they had been told.
@@ -219,6 +235,8 @@ impl<'a> Told<'a> {
         Vec::new()
     }
 
+    /// What one primary acknowledges is one history, and of two rows that found the same, a history
+    /// holds one. So whoever goes on with the other one is another primary.
     fn branches_that_took_turns(&self, primacies: u64) -> Vec<String> {
         let mut untrue = Vec::new();
         for (found, finders) in self.finders.iter().filter(|(_, finders)| finders.len() > 1) {
@@ -234,6 +252,41 @@ impl<'a> Told<'a> {
                             name(*other)
                         ));
                     }
+                }
+            }
+        }
+        untrue
+    }
+
+    /// Two branches that begin with what nobody was told of may have parted before that, and then
+    /// they are two histories like any others. Or one hangs on the other, its stem: then there is
+    /// one history that holds both, and in the primacy in which the branch began there may have
+    /// been writes to the stem first. Only there can a turn be followed by one of the same primacy:
+    /// a history that holds the branch never goes on with the stem, and before the branch began it
+    /// had no turns. So where the stem comes first in turn there may be one turn more than
+    /// primacies, and where the branch does there may not. Which of the two is the stem nobody was
+    /// told, but that the one from the beginning hangs on nothing; so what counts is the order with
+    /// fewer turns.
+    fn roots_that_took_turns(&self, primacies: u64) -> Vec<String> {
+        let roots: Vec<Swap> = self.heads().iter().map(|(head, _)| self.swaps[head]).collect();
+        let mut untrue = Vec::new();
+        for (index, one) in roots.iter().enumerate() {
+            // Those that found the same are compared with each other as what they are.
+            for other in roots[index + 1..].iter().filter(|other| other.found != one.found) {
+                let turns = match (one.found, other.found) {
+                    (None, _) => self.turns(other.row, one.row),
+                    (_, None) => self.turns(one.row, other.row),
+                    (Some(_), Some(_)) => {
+                        self.turns(one.row, other.row).min(self.turns(other.row, one.row))
+                    }
+                };
+                if turns > primacies {
+                    untrue.push(format!(
+                        "the histories that begin, as far as anybody was told, with {} and with \
+                         {} took {turns} turns, where primacy was given {primacies} times",
+                        name(one.row),
+                        name(other.row)
+                    ));
                 }
             }
         }
@@ -371,6 +424,46 @@ mod tests {
         assert!(!untruths(&history(&again, &[]), None, Truth::OneAtATime, 3).is_empty());
     }
 
+    /// Row 9 was the first after the fork, and its client was told nothing.
+    const FIRST_AFTER_THE_FORK: &[(u64, u64)] = &[(9, 45)];
+
+    #[test]
+    fn two_histories_are_seen_where_nobody_was_told_how_one_of_them_began() {
+        let old = [(1, 0, 10, 20), (2, 1, 30, 40), (4, 2, 70, 80), (6, 4, 110, 120)];
+        let new = [(3, 9, 50, 60), (5, 3, 90, 95), (7, 5, 130, 140)];
+        let both = [old, new.as_slice()].concat();
+        let said = check(Truth::OneAtATime, &both, FIRST_AFTER_THE_FORK);
+        assert!(said.contains("row 1 of") && said.contains("took 5 turns, where"), "{said}");
+        assert_eq!(check(Truth::NothingInvented, &both, FIRST_AFTER_THE_FORK), "");
+        // Nobody was told of the other beginning either: row 2 found what row 8 may have written.
+        let unknown = [FIRST_AFTER_THE_FORK, &[(8, 5)]].concat();
+        let old = [(2, 8, 30, 40), (4, 2, 70, 80), (6, 4, 110, 120)];
+        let said = check(Truth::OneAtATime, &[old, new].concat(), &unknown);
+        assert!(said.contains("row 2 of") && said.contains("took 5 turns, where"), "{said}");
+    }
+
+    #[test]
+    fn a_stem_may_have_the_first_turn_in_the_primacy_that_left_it() {
+        // One primary writes 1, 2, 9 and 3. The next has not heard of 9, and goes on with 2.
+        let stem = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 9, 50, 60), (4, 2, 70, 80)];
+        assert_eq!(check(Truth::OneAtATime, &stem, FIRST_AFTER_THE_FORK), "");
+        let one_alone = |swaps: &[(u64, u64, u64, u64)]| {
+            let history = history(swaps, &[(9, 45), (8, 5)]);
+            untruths(&history, None, Truth::OneAtATime, 1).join("; ")
+        };
+        assert_eq!(one_alone(&stem[..3]), "");
+        assert!(one_alone(&stem).contains("took 2 turns"), "{}", one_alone(&stem));
+        // The same where nobody was told what was there first.
+        let mut stem = stem;
+        stem[0].1 = 8;
+        assert_eq!(check(Truth::OneAtATime, &stem, &[(9, 45), (8, 5)]), "");
+        assert_eq!(one_alone(&stem[..3]), "");
+        // A third turn after the first: whoever had 9 would have to be primary once more.
+        let again = [stem.as_slice(), &[(5, 3, 90, 95)]].concat();
+        let said = check(Truth::OneAtATime, &again, &[(9, 45), (8, 5)]);
+        assert!(said.contains("took 3 turns, where primacy was given 2 times"), "{said}");
+    }
+
     #[test]
     fn what_nobody_wrote_and_what_was_refused_is_found_by_nobody() {
         let said = check(Truth::NothingInvented, &[(1, 9, 10, 20)], &[]);
@@ -414,5 +507,19 @@ mod tests {
         let history = history(&[(1, 7, 10, 20)], &[]);
         assert!(!untruths(&history, None, Truth::Linearizable, 1).is_empty());
         assert!(untruths(&history, Some(row(7)), Truth::Linearizable, 1).is_empty());
+    }
+
+    #[test]
+    fn nobody_finds_nothing_where_something_was() {
+        let history = history(&[(1, 0, 10, 20), (2, 1, 30, 40)], &[]);
+        assert!(untruths(&history, None, Truth::Linearizable, 1).is_empty());
+        for truth in [Truth::Linearizable, Truth::OneAtATime, Truth::NothingInvented] {
+            let said = untruths(&history, Some(row(7)), truth, 1).join("; ");
+            assert_eq!(
+                said,
+                "row 1 of client 1 found nothing, where row 7 of client 1 was before \
+                              anybody came"
+            );
+        }
     }
 }
