@@ -214,11 +214,12 @@ impl Measured {
         gaps.into_iter().map(|gap| gap.lasted).collect()
     }
 
-    /// Compares with what the plan expects, and returns the oracle's findings, in the order in
-    /// which they were made, and the unmet expectations after them.
+    /// Compares with what the plan expects, and returns what was found during the run, in the order
+    /// of time, and the unmet expectations after that: they are only known in the end.
     #[must_use]
     pub fn judge(&self, plan: &Plan, found: Vec<Violation>) -> Vec<Violation> {
         let mut all = found;
+        all.sort_by_key(|violation| violation.at);
         all.extend(self.unmet(plan));
         all
     }
@@ -396,6 +397,21 @@ mod tests {
         assert_eq!(lengths(Duration::ZERO, Duration::MAX), [1_800, 1_000]);
         assert_eq!(lengths(ms(2_500), Duration::MAX), [1_000]);
         assert_eq!(lengths(Duration::ZERO, ms(2_000)), [1_800]);
+    }
+
+    #[test]
+    fn what_was_found_comes_in_the_order_of_time_and_what_is_expected_of_the_end_after_it() {
+        let text = "claim = \"c\"\nduration = \"3s\"\n[expect]\nfailovers = \"1\"\n";
+        let plan = crate::scenario::read("test.toml", text).expect("a scenario").plan(0);
+        let found = [("I3", 2_000), ("client", 900), ("log", 1_500), ("I9", 2_000)];
+        let found = found.map(|(invariant, ms)| Violation {
+            invariant: invariant.into(),
+            at: Duration::from_millis(ms),
+            what: "it happened".into(),
+        });
+        let all = Measured::default().judge(&plan, found.into());
+        let names: Vec<&str> = all.iter().map(|violation| violation.invariant.as_str()).collect();
+        assert_eq!(names, ["client", "log", "I3", "I9", "expect"]);
     }
 
     #[test]

@@ -70,13 +70,21 @@ pub struct Trace {
     keep: bool,
     buffer: String,
     count: u64,
+    last: Duration,
 }
 
 impl Trace {
     /// An empty trace that keeps its text, or only its hash.
     #[must_use]
     pub fn new(keep: bool) -> Self {
-        Self { hasher: Hasher::default(), lines: Vec::new(), keep, buffer: String::new(), count: 0 }
+        Self {
+            hasher: Hasher::default(),
+            lines: Vec::new(),
+            keep,
+            buffer: String::new(),
+            count: 0,
+            last: Duration::ZERO,
+        }
     }
 
     /// Whether the text is kept.
@@ -100,6 +108,7 @@ impl Trace {
         self.hasher.write(self.buffer.as_bytes());
         self.hasher.write(b"\n");
         self.count += 1;
+        self.last = at;
         if self.keep && self.lines.len() < LINES_MAX {
             self.lines.push(Line { at, node, kind, text: self.buffer.clone() });
         }
@@ -122,6 +131,12 @@ impl Trace {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// When the last of them was, whether or not it is kept.
+    #[must_use]
+    pub fn last(&self) -> Duration {
+        self.last
     }
 
     /// The kept lines.
@@ -227,6 +242,7 @@ mod tests {
         assert_eq!(sample(true).hash(), sample(false).hash());
         assert!(sample(false).lines().is_empty());
         assert_eq!(sample(false).count(), 4);
+        assert_eq!(sample(false).last(), Duration::from_millis(4));
     }
 
     #[test]

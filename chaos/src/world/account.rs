@@ -128,8 +128,9 @@ pub(super) async fn settle(
     }
     let summary = oracle.summary();
     let truth = Truth::of(&world.plan);
-    for what in clients.history(|history| untruths(history, None, truth, primacies.len() as u64)) {
-        tell("client", what);
+    let untrue = |history: &History| untruths(history, None, truth, primacies.len() as u64);
+    for untrue in clients.history(untrue) {
+        tell("client", untrue.what);
     }
     measured.last_primary = last.map(|last| last.node);
     measured.late = summary.late_acknowledgements;

@@ -31,6 +31,8 @@ use crate::scenario::{BadInput, Fault, Order, Plan, PlanEvent, saboteur_named};
 use crate::sockets::MEMBERS_MAX;
 
 pub(crate) use authority::authority;
+pub use mutants::{Hunt, Kill, hunt};
+pub(crate) use threads::words_of;
 pub use threads::{alone, spread};
 
 /// The profile of everything that can happen.

@@ -1,5 +1,7 @@
 //! A thread for every run, and several runs at a time.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -25,16 +27,9 @@ pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     match thread.join().expect("a run's panic is caught within its thread") {
         Ok(report) => report,
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-                .unwrap_or_else(|| "a panic without words".into());
-            let violation = Violation {
-                invariant: "panic".into(),
-                at: std::time::Duration::ZERO,
-                what: text.replace('\n', " "),
-            };
+            let at = std::time::Duration::ZERO;
+            let what = words_of(&*panic);
+            let violation = Violation { invariant: "panic".into(), at, what };
             RunReport {
                 seed: plan.seed,
                 plan_hash: plan.hash(),
@@ -45,9 +40,41 @@ pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     }
 }
 
+/// What a panic says, in one line.
+pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").replace('\n', " ")
+}
+
 /// Whether this thread is that of a run.
 pub(super) fn is_a_run() -> bool {
     thread::current().name().is_some_and(|name| name.starts_with(NAME))
+}
+
+/// Results that come in any order and are wanted in that of their numbers, which begin at zero.
+#[derive(Debug)]
+pub(super) struct InOrder<R> {
+    next: usize,
+    waiting: BTreeMap<usize, R>,
+}
+
+impl<R> InOrder<R> {
+    pub(super) fn new() -> Self {
+        Self { next: 0, waiting: BTreeMap::new() }
+    }
+
+    /// Takes one in.
+    pub(super) fn add(&mut self, number: usize, result: R) {
+        self.waiting.insert(number, result);
+    }
+
+    /// The next in turn, if it has come.
+    pub(super) fn next(&mut self) -> Option<R> {
+        let next = self.waiting.remove(&self.next)?;
+        self.next += 1;
+        Some(next)
+    }
 }
 
 /// Does `work` for every item, `jobs` at a time, and hands each result to `take` as it comes.
@@ -85,4 +112,20 @@ pub fn spread<I, R>(
         }
         drop(receiver);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_held_back_until_all_before_them_have_come() {
+        let mut results = InOrder::new();
+        let mut taken = Vec::new();
+        for number in [2, 0, 3, 1] {
+            results.add(number, number);
+            taken.push(std::iter::from_fn(|| results.next()).collect::<Vec<usize>>());
+        }
+        assert_eq!(taken, [vec![], vec![0], vec![], vec![1, 2, 3]]);
+    }
 }

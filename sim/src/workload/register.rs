@@ -53,6 +53,15 @@ impl Truth {
     }
 }
 
+/// Something that clients were told and that is not so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untruth {
+    /// When the client was told with whom it became one.
+    pub at: Duration,
+    /// One sentence.
+    pub what: String,
+}
+
 /// A swap whose client was told what it found.
 #[derive(Clone, Copy, Debug)]
 struct Swap {
@@ -80,7 +89,7 @@ struct Told<'a> {
     finders: BTreeMap<Option<Row>, Vec<Row>>,
 }
 
-/// Every way in which what the clients were told is not what they may rely on, in sentences.
+/// Every way in which what the clients were told is not what they may rely on.
 /// `before` is what the register held when the first of them came, `primacies` how often primacy
 /// was given while they came.
 #[must_use]
@@ -89,7 +98,7 @@ pub fn untruths(
     before: Option<Row>,
     truth: Truth,
     primacies: u64,
-) -> Vec<String> {
+) -> Vec<Untruth> {
     let told = Told::new(history, before);
     let mut untrue = told.inventions();
     untrue.extend(before.into_iter().flat_map(|before| told.found_nothing(before)));
@@ -132,86 +141,92 @@ impl<'a> Told<'a> {
     }
 
     /// Rows that were found and that nobody had written.
-    fn inventions(&self) -> Vec<String> {
+    fn inventions(&self) -> Vec<Untruth> {
         let refused = self.history.refused();
         let mut untrue = Vec::new();
         for swap in self.swaps.values() {
             let Some(found) = swap.found else { continue };
-            let finder = name(swap.row);
-            let found_name = name(found);
-            match self.history.begun(found) {
-                None => untrue.push(format!("{finder} found {found_name}, which nobody wrote")),
-                Some(begun) if begun > swap.ended => untrue.push(format!(
-                    "{finder} found {found_name} before it was asked for, at {}",
-                    seconds(begun)
-                )),
-                Some(_) if refused.contains(&found) => untrue.push(format!(
-                    "{finder} found {found_name}, whose client was told that nothing was written"
-                )),
-                Some(_) => {}
-            }
+            let why = match self.history.begun(found) {
+                None => ", which nobody wrote".to_owned(),
+                Some(begun) if begun > swap.ended => {
+                    format!(" before it was asked for, at {}", seconds(begun))
+                }
+                Some(_) if refused.contains(&found) => {
+                    ", whose client was told that nothing was written".to_owned()
+                }
+                Some(_) => continue,
+            };
+            let what = format!("{} found {}{why}", name(swap.row), name(found));
+            untrue.push(Untruth { at: swap.ended, what });
         }
         untrue
     }
 
     /// Rows that found nothing, though there was something before anybody came.
-    fn found_nothing(&self, before: Row) -> Vec<String> {
+    fn found_nothing(&self, before: Row) -> Vec<Untruth> {
         let acknowledged =
             self.history.operations().iter().filter(|o| o.ended == Ended::Acknowledged);
         let empty = acknowledged.filter(|operation| operation.found.is_none());
         let sentence = |operation: &Operation| {
             let (finder, before) = (name(operation.row), name(before));
-            format!("{finder} found nothing, where {before} was before anybody came")
+            let what = format!("{finder} found nothing, where {before} was before anybody came");
+            Untruth { at: operation.ended_at, what }
         };
         empty.map(sentence).collect()
     }
 
     /// Rows that found, directly or not, what was asked for after they had been told.
-    fn found_in_advance(&self) -> Vec<String> {
+    fn found_in_advance(&self) -> Vec<Untruth> {
         let mut untrue = Vec::new();
-        let mut reached = 0;
+        let mut left: BTreeMap<Row, Duration> =
+            self.swaps.values().map(|swap| (swap.row, swap.ended)).collect();
         for (head, begun) in self.heads() {
             let mut open = vec![(head, begun)];
             while let Some((row, asked)) = open.pop() {
                 let swap = &self.swaps[&row];
-                reached += 1;
+                left.remove(&row);
                 if swap.ended < asked {
-                    untrue.push(format!(
+                    let what = format!(
                         "{} was told at {}, and what it found goes back to what was asked \
                          for at {}",
                         name(row),
                         seconds(swap.ended),
                         seconds(asked)
-                    ));
+                    );
+                    untrue.push(Untruth { at: swap.ended, what });
                 }
                 let asked = asked.max(swap.invoked);
                 open.extend(self.finders_of(row).iter().map(|finder| (*finder, asked)));
             }
         }
-        if reached < self.swaps.len() {
-            untrue.push("some rows found each other in a circle".to_owned());
-        }
+        // Whatever cannot be reached from a beginning has none.
+        let last = left.into_values().max();
+        let circle = "some rows found each other in a circle";
+        untrue.extend(last.map(|at| Untruth { at, what: circle.to_owned() }));
         untrue
     }
 
-    fn found_twice(&self) -> Vec<String> {
+    fn found_twice(&self) -> Vec<Untruth> {
         let twice = self.finders.iter().filter(|(_, finders)| finders.len() > 1);
         let sentence = |(found, finders): (&Option<Row>, &Vec<Row>)| {
             let found = found.map_or_else(|| "the beginning".to_owned(), name);
-            let (one, other) = (&self.swaps[&finders[0]], &self.swaps[&finders[1]]);
-            format!(
+            let mut swaps: Vec<&Swap> = finders.iter().map(|finder| &self.swaps[finder]).collect();
+            swaps.sort_by_key(|swap| swap.ended);
+            let (one, other) = (swaps[0], swaps[1]);
+            let what = format!(
                 "both {} (told at {}) and {} (told at {}) found {found}",
                 name(one.row),
                 seconds(one.ended),
                 name(other.row),
                 seconds(other.ended)
-            )
+            );
+            Untruth { at: other.ended, what }
         };
         twice.map(sentence).collect()
     }
 
     /// Stretches that no order can hold.
-    fn without_an_order(&self) -> Vec<String> {
+    fn without_an_order(&self) -> Vec<Untruth> {
         let mut left = self.stretches();
         left.sort_by_key(|stretch| (!stretch.from_the_beginning, stretch.asked_until));
         while !left.is_empty() {
@@ -224,11 +239,13 @@ impl<'a> Told<'a> {
             });
             let Some(next) = next else {
                 let names: Vec<String> = left.iter().take(2).map(|s| name(s.first)).collect();
-                return vec![format!(
+                let known = left.iter().take(2).map(|s| s.asked_until.max(s.told_from)).max();
+                let what = format!(
                     "no order of all writes agrees with what their clients were told: the rows \
                      that begin with {} would have to be apart in it",
                     names.join(" and with ")
-                )];
+                );
+                return vec![Untruth { at: known.unwrap_or_default(), what }];
             };
             left.remove(next);
         }
@@ -237,21 +254,21 @@ impl<'a> Told<'a> {
 
     /// What one primary acknowledges is one history, and of two rows that found the same, a history
     /// holds one. So whoever goes on with the other one is another primary.
-    fn branches_that_took_turns(&self, primacies: u64) -> Vec<String> {
+    fn branches_that_took_turns(&self, primacies: u64) -> Vec<Untruth> {
         let mut untrue = Vec::new();
         for (found, finders) in self.finders.iter().filter(|(_, finders)| finders.len() > 1) {
             for (index, one) in finders.iter().enumerate() {
                 for other in &finders[index + 1..] {
-                    let turns = self.turns(*one, *other).max(self.turns(*other, *one));
-                    if turns > primacies {
-                        let found = found.map_or_else(|| "the beginning".to_owned(), name);
-                        untrue.push(format!(
-                            "{} and {} both found {found}, and the histories that go on with them \
-                             took {turns} turns, where primacy was given {primacies} times",
+                    let found = found.map_or_else(|| "the beginning".to_owned(), name);
+                    let (turns, back) = (self.turns(*one, *other), self.turns(*other, *one));
+                    let turns = if back.len() > turns.len() { back } else { turns };
+                    untrue.extend(too_many(&turns, primacies, || {
+                        format!(
+                            "{} and {} both found {found}, and the histories that go on with them",
                             name(*one),
                             name(*other)
-                        ));
-                    }
+                        )
+                    }));
                 }
             }
         }
@@ -267,27 +284,27 @@ impl<'a> Told<'a> {
     /// primacies, and where the branch does there may not. Which of the two is the stem nobody was
     /// told, but that the one from the beginning hangs on nothing; so what counts is the order with
     /// fewer turns.
-    fn roots_that_took_turns(&self, primacies: u64) -> Vec<String> {
+    fn roots_that_took_turns(&self, primacies: u64) -> Vec<Untruth> {
         let roots: Vec<Swap> = self.heads().iter().map(|(head, _)| self.swaps[head]).collect();
         let mut untrue = Vec::new();
         for (index, one) in roots.iter().enumerate() {
             // Those that found the same are compared with each other as what they are.
             for other in roots[index + 1..].iter().filter(|other| other.found != one.found) {
+                let (turns, back) =
+                    (self.turns(one.row, other.row), self.turns(other.row, one.row));
                 let turns = match (one.found, other.found) {
-                    (None, _) => self.turns(other.row, one.row),
-                    (_, None) => self.turns(one.row, other.row),
-                    (Some(_), Some(_)) => {
-                        self.turns(one.row, other.row).min(self.turns(other.row, one.row))
-                    }
+                    (None, _) => back,
+                    (_, None) => turns,
+                    (Some(_), Some(_)) if back.len() < turns.len() => back,
+                    (Some(_), Some(_)) => turns,
                 };
-                if turns > primacies {
-                    untrue.push(format!(
-                        "the histories that begin, as far as anybody was told, with {} and with \
-                         {} took {turns} turns, where primacy was given {primacies} times",
+                untrue.extend(too_many(&turns, primacies, || {
+                    format!(
+                        "the histories that begin, as far as anybody was told, with {} and with {}",
                         name(one.row),
                         name(other.row)
-                    ));
-                }
+                    )
+                }));
             }
         }
         untrue
@@ -295,15 +312,15 @@ impl<'a> Told<'a> {
 
     /// How often two branches were written to in turns, at least, the one that begins with `one`
     /// first: each turn holds a swap that was asked for after one of the turn before was told.
-    fn turns(&self, one: Row, other: Row) -> u64 {
+    /// Returns when that was.
+    fn turns(&self, one: Row, other: Row) -> Vec<Duration> {
         let sides = [self.branch(one), self.branch(other)];
-        let mut turns = 0;
-        let mut told = None;
+        let mut turns: Vec<Duration> = Vec::new();
         for side in sides.iter().cycle() {
-            let later = side.iter().filter(|swap| told.is_none_or(|told| swap.invoked > told));
+            let told = turns.last();
+            let later = side.iter().filter(|swap| told.is_none_or(|told| swap.invoked > *told));
             let Some(next) = later.map(|swap| swap.ended).min() else { break };
-            told = Some(next);
-            turns += 1;
+            turns.push(next);
         }
         turns
     }
@@ -348,6 +365,15 @@ impl<'a> Told<'a> {
     }
 }
 
+/// That two histories took more turns than there were primacies, known with the first surplus one.
+fn too_many(turns: &[Duration], primacies: u64, which: impl Fn() -> String) -> Option<Untruth> {
+    let most = usize::try_from(primacies).unwrap_or(usize::MAX);
+    let at = *turns.get(most)?;
+    let (which, turns) = (which(), turns.len());
+    let what = format!("{which} took {turns} turns, where primacy was given {primacies} times");
+    Some(Untruth { at, what })
+}
+
 fn name(row: Row) -> String {
     format!("row {} of client {}", row.number, row.client)
 }
@@ -387,8 +413,13 @@ mod tests {
         history
     }
 
+    fn sentences(history: &History, before: Option<Row>, truth: Truth, primacies: u64) -> String {
+        let untrue = untruths(history, before, truth, primacies);
+        untrue.into_iter().map(|untrue| untrue.what).collect::<Vec<String>>().join("; ")
+    }
+
     fn check(truth: Truth, swaps: &[(u64, u64, u64, u64)], unknown: &[(u64, u64)]) -> String {
-        untruths(&history(swaps, unknown), None, truth, 2).join("; ")
+        sentences(&history(swaps, unknown), None, truth, 2)
     }
 
     #[test]
@@ -431,7 +462,7 @@ mod tests {
     fn two_histories_are_seen_where_nobody_was_told_how_one_of_them_began() {
         let old = [(1, 0, 10, 20), (2, 1, 30, 40), (4, 2, 70, 80), (6, 4, 110, 120)];
         let new = [(3, 9, 50, 60), (5, 3, 90, 95), (7, 5, 130, 140)];
-        let both = [old, new.as_slice()].concat();
+        let both = [old.as_slice(), &new].concat();
         let said = check(Truth::OneAtATime, &both, FIRST_AFTER_THE_FORK);
         assert!(said.contains("row 1 of") && said.contains("took 5 turns, where"), "{said}");
         assert_eq!(check(Truth::NothingInvented, &both, FIRST_AFTER_THE_FORK), "");
@@ -448,8 +479,7 @@ mod tests {
         let stem = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 9, 50, 60), (4, 2, 70, 80)];
         assert_eq!(check(Truth::OneAtATime, &stem, FIRST_AFTER_THE_FORK), "");
         let one_alone = |swaps: &[(u64, u64, u64, u64)]| {
-            let history = history(swaps, &[(9, 45), (8, 5)]);
-            untruths(&history, None, Truth::OneAtATime, 1).join("; ")
+            sentences(&history(swaps, &[(9, 45), (8, 5)]), None, Truth::OneAtATime, 1)
         };
         assert_eq!(one_alone(&stem[..3]), "");
         assert!(one_alone(&stem).contains("took 2 turns"), "{}", one_alone(&stem));
@@ -472,7 +502,7 @@ mod tests {
         let refused =
             Operation { row: row(9), ended: Ended::Refused, ..with_refusal.operations()[0] };
         with_refusal.record(refused, Duration::ZERO);
-        let said = untruths(&with_refusal, None, Truth::NothingInvented, 1).join("; ");
+        let said = sentences(&with_refusal, None, Truth::NothingInvented, 1);
         assert!(said.contains("told that nothing was written"), "{said}");
     }
 
@@ -503,6 +533,22 @@ mod tests {
     }
 
     #[test]
+    fn an_untruth_is_of_the_time_at_which_the_last_of_its_clients_was_told() {
+        let at = |truth, swaps: &[(u64, u64, u64, u64)], primacies| {
+            let untrue = untruths(&history(swaps, &[(9, 5)]), None, truth, primacies);
+            untrue[0].at.as_millis()
+        };
+        let twice = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60), (4, 2, 70, 80)];
+        assert_eq!(at(Truth::Linearizable, &twice, 1), 60);
+        assert_eq!(at(Truth::OneAtATime, &twice, 1), 60);
+        assert_eq!(at(Truth::OneAtATime, &twice, 2), 80);
+        let apart = [(1, 0, 10, 20), (4, 1, 70, 80), (2, 9, 30, 40)];
+        assert_eq!(at(Truth::Linearizable, &apart, 1), 70);
+        assert_eq!(at(Truth::NothingInvented, &[(1, 8, 10, 20)], 1), 20);
+        assert_eq!(at(Truth::NothingInvented, &[(1, 2, 10, 20), (2, 1, 15, 25)], 1), 25);
+    }
+
+    #[test]
     fn what_was_there_before_is_the_beginning() {
         let history = history(&[(1, 7, 10, 20)], &[]);
         assert!(!untruths(&history, None, Truth::Linearizable, 1).is_empty());
@@ -514,7 +560,7 @@ mod tests {
         let history = history(&[(1, 0, 10, 20), (2, 1, 30, 40)], &[]);
         assert!(untruths(&history, None, Truth::Linearizable, 1).is_empty());
         for truth in [Truth::Linearizable, Truth::OneAtATime, Truth::NothingInvented] {
-            let said = untruths(&history, Some(row(7)), truth, 1).join("; ");
+            let said = sentences(&history, Some(row(7)), truth, 1);
             assert_eq!(
                 said,
                 "row 1 of client 1 found nothing, where row 7 of client 1 was before \

@@ -365,7 +365,12 @@ impl World {
     }
 
     pub(super) fn expectation_failed(&self, invariant: &str, what: String) {
-        let at = true_now().saturating_sub(*lock(&self.began));
+        self.expectation_failed_at(true_now(), invariant, what);
+    }
+
+    /// The same for what became untrue at an earlier time of the world.
+    pub(super) fn expectation_failed_at(&self, at: Duration, invariant: &str, what: String) {
+        let at = at.saturating_sub(*lock(&self.began));
         lock(&self.failed).push(Violation { invariant: invariant.into(), at, what });
     }
 

@@ -38,7 +38,7 @@ use crate::rt;
 use crate::scenario::{Answer, Fault, Order, Plan, PlanEvent, Process};
 use crate::sometimes::Sometimes;
 use crate::streams::lock;
-use crate::tools::{authority, entropy_of_no_seed};
+use crate::tools::{authority, entropy_of_no_seed, words_of};
 use crate::trace::Kind;
 use crate::workload::{ClientPlan, Ended, History, Truth, Workload, untruths};
 
@@ -100,14 +100,16 @@ fn play(plan: &Plan, options: &RunOptions) -> (RunReport, Remains) {
         wires.shut_down();
     }
     let remains = world.as_ref().map_or_else(Remains::default, |world| world.fabric.remains());
-    let mut report = match (ended, &world) {
-        (Ok(measured), Some(world)) => report(world, &measured),
-        (ended, world) => broken_off(plan, ended.err(), world.as_deref()),
+    let began = world.as_ref().map_or(Duration::ZERO, |world| *lock(&world.began));
+    let logged = errors.take().into_iter().map(|(at, line)| {
+        let (at, what) = (at.saturating_sub(began), format!("an error was logged: {line}"));
+        Violation { invariant: "log".into(), at, what }
+    });
+    let logged = logged.collect();
+    let report = match (ended, &world) {
+        (Ok(measured), Some(world)) => report(world, &measured, logged),
+        (ended, world) => broken_off(plan, ended.err(), world.as_deref(), logged),
     };
-    for line in errors.take() {
-        let what = format!("an error was logged: {line}");
-        report.violations.push(Violation { invariant: "log".into(), at: Duration::ZERO, what });
-    }
     (report.with_the_wanted_violation(plan), remains)
 }
 
@@ -290,8 +292,8 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
     let before = (!world.plan.cluster.existing.is_empty()).then_some(FOREIGN_ROW);
     let truth = Truth::of(&world.plan);
     let untrue = |history: &History| untruths(history, before, truth, summary.primacies);
-    for what in clients.history(untrue) {
-        world.expectation_failed("client", what);
+    for untrue in clients.history(untrue) {
+        world.expectation_failed_at(untrue.at, "client", untrue.what);
     }
     measured.last_primary = last;
     if let (Some(primary), Some(_)) = (last, &world.wires) {
@@ -311,7 +313,7 @@ fn count(world: &World, clients: &Workload, began: Duration, measured: &mut Meas
     clients.history(|history| measured.hear(history, &cut_off, began));
 }
 
-fn report(world: &World, measured: &Measured) -> RunReport {
+fn report(world: &World, measured: &Measured, logged: Vec<Violation>) -> RunReport {
     let plan = &world.plan;
     let began = *lock(&world.began);
     let mut found: Vec<Violation> =
@@ -319,8 +321,9 @@ fn report(world: &World, measured: &Measured) -> RunReport {
     for violation in &mut found {
         violation.at = violation.at.saturating_sub(began);
     }
-    let mut violations = measured.judge(plan, found);
-    violations.extend(world.failed_expectations());
+    found.extend(world.failed_expectations());
+    found.extend(logged);
+    let violations = measured.judge(plan, found);
     let trace_hash = lock(&world.trace).hash();
     let states = lock(&world.sight).states();
     RunReport {
@@ -347,26 +350,26 @@ fn report(world: &World, measured: &Measured) -> RunReport {
 }
 
 /// A panic in the product is a violation like any other, and worse than most.
-fn broken_off(plan: &Plan, panic: Option<Box<dyn Any + Send>>, world: Option<&World>) -> RunReport {
-    let text = panic.map_or_else(String::new, |panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        text.unwrap_or_default()
-    });
+fn broken_off(
+    plan: &Plan,
+    panic: Option<Box<dyn Any + Send>>,
+    world: Option<&World>,
+    logged: Vec<Violation>,
+) -> RunReport {
+    let text = panic.map_or_else(String::new, |panic| words_of(&*panic));
     let what = format!("the run broke off: {text}");
-    let at = world.map_or(Duration::ZERO, |world| {
-        let trace = lock(&world.trace);
-        trace.lines().last().map_or(Duration::ZERO, |line| line.at)
-    });
+    let at = world.map_or(Duration::ZERO, |world| lock(&world.trace).last());
     let began = world.map_or(Duration::ZERO, |world| *lock(&world.began));
     let since = at.saturating_sub(began);
-    let violation = Violation { invariant: "panic".into(), at: since, what };
+    let mut violations = vec![Violation { invariant: "panic".into(), at: since, what }];
+    violations.extend(logged);
+    violations.sort_by_key(|violation| violation.at);
     let trace_hash = world.map_or(0, |world| lock(&world.trace).hash());
     RunReport {
         seed: plan.seed,
         plan_hash: plan.hash(),
         trace_hash,
-        violations: vec![violation],
+        violations,
         trace: world.map(World::trace_lines).unwrap_or_default(),
         recording: world.and_then(|world| world.recording(at)),
         ..RunReport::default()

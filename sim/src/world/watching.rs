@@ -368,28 +368,32 @@ const EXPECTED_ERRORS: &[(&str, &str)] = &[
     ("openraft", "channel closed"),
 ];
 
+/// When each was logged, and what it says.
+type Lines = Arc<Mutex<Vec<(Duration, String)>>>;
+
 /// Lines that anybody logged as errors, the libraries included. A run in which there is one is not
 /// clean, but for those that are expected.
 pub(super) struct ErrorLog {
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Lines,
     _scope: tracing::subscriber::DefaultGuard,
 }
 
 impl ErrorLog {
     /// Listens on this thread.
     pub(super) fn install() -> Self {
-        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = Lines::default();
         let listener = Listener { lines: lines.clone() };
         Self { lines, _scope: tracing::subscriber::set_default(listener) }
     }
 
-    pub(super) fn take(&self) -> Vec<String> {
+    /// What was logged until now, with the time of the world.
+    pub(super) fn take(&self) -> Vec<(Duration, String)> {
         std::mem::take(&mut lock(&self.lines))
     }
 }
 
 struct Listener {
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Lines,
 }
 
 struct Text(String);
@@ -425,7 +429,9 @@ impl tracing::Subscriber for Listener {
         let expected =
             |(from, says): &&(&str, &str)| target.starts_with(from) && text.0.contains(says);
         if !EXPECTED_ERRORS.iter().any(|known| expected(&known)) {
-            lock(&self.lines).push(format!("{target}: {}", text.0));
+            // Whoever logs while a run is torn down does so outside of its time.
+            let now = madsim::time::TimeHandle::try_current().map(|time| time.elapsed());
+            lock(&self.lines).push((now.unwrap_or_default(), format!("{target}: {}", text.0)));
         }
     }
 
