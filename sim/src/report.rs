@@ -334,6 +334,22 @@ impl RunReport {
     }
 }
 
+impl Violation {
+    /// What two violations have in common that are the same story: the invariant. What has no
+    /// invariant has its words besides, but for numbers: a plan expects many things, and a panic or
+    /// a line that was logged can be any.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let is_digit = |c: char| c.is_ascii_digit();
+        if self.invariant.strip_prefix('I').is_some_and(|number| number.chars().all(is_digit)) {
+            return self.invariant.clone();
+        }
+        let words = self.what.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+        let words: Vec<&str> = words.collect();
+        format!("{}: {}", self.invariant, words.join(" "))
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {:.3}s: {}", self.invariant, self.at.as_secs_f64(), self.what)
@@ -412,6 +428,22 @@ mod tests {
         let all = Measured::default().judge(&plan, found.into());
         let names: Vec<&str> = all.iter().map(|violation| violation.invariant.as_str()).collect();
         assert_eq!(names, ["client", "log", "I3", "I9", "expect"]);
+    }
+
+    #[test]
+    fn an_invariant_is_its_number_and_anything_else_its_words() {
+        let kind = |invariant: &str, what: &str| {
+            let at = Duration::ZERO;
+            Violation { invariant: invariant.into(), at, what: what.into() }.kind()
+        };
+        assert_eq!(kind("I3", "row 4 is lost"), kind("I3", "n2 has less"));
+        assert_eq!(kind("I10", "one answer"), kind("I10", "another"));
+        assert_ne!(kind("I3", "row 4 is lost"), kind("I1", "row 4 is lost"));
+        for word in ["expect", "client", "health", "log", "panic"] {
+            assert_eq!(kind(word, "there were 2 rewinds"), kind(word, "there were 14 rewinds"));
+            assert_ne!(kind(word, "there were 2 rewinds"), kind(word, "there were 2 clones"));
+        }
+        assert_ne!(kind("panic", "it broke"), kind("log", "it broke"));
     }
 
     #[test]

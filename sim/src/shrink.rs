@@ -11,8 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::report::Violation;
-use crate::scenario::{Document, Plan, PlanEvent, fnv1a, read, unpromised};
+use crate::scenario::{Plan, PlanEvent, fnv1a, unpromised};
 
 /// The shortest run that a plan can ask for.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -32,16 +31,6 @@ pub trait Trial {
     fn first_failing(&mut self, plans: &[Plan]) -> Option<(usize, Duration)>;
     /// A smaller plan was found.
     fn found(&mut self, plan: &Plan);
-}
-
-/// Whether these are violations of the same kind: of one invariant, or of one expectation. A plan
-/// has many of the latter, and what it expects of its events is unmet without them; so there the
-/// words have to be the same, but for numbers.
-#[must_use]
-pub fn is_alike(one: &Violation, other: &Violation) -> bool {
-    let words = |violation: &Violation| violation.what.replace(|c: char| !c.is_alphabetic(), "");
-    let expected = one.invariant == "expect";
-    one.invariant == other.invariant && (!expected || words(one) == words(other))
 }
 
 /// The smallest plan that was found. `plan` itself fails for the first time at `failed_at`.
@@ -101,11 +90,7 @@ impl<T: Trial> Search<'_, T> {
     }
 
     fn is_worth_a_run(&self, plan: &Plan) -> bool {
-        let is_read = matches!(
-            read(&plan.name, &plan.to_toml()),
-            Ok(Document::Plan(again)) if *again == *plan
-        );
-        is_read
+        plan.reads_back()
             && *plan != self.best
             && (!self.promised || unpromised(plan).is_none())
             && !self.refused.contains(&number(plan))
@@ -299,7 +284,7 @@ fn simpler_times(event: &PlanEvent) -> Vec<PlanEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Fault;
+    use crate::scenario::{Fault, read};
     use std::fmt::Write as _;
 
     /// Plans that fail at two seconds where `fails` says so, three at a time, as long as `left`.
@@ -372,21 +357,5 @@ mod tests {
     fn a_search_without_time_left_keeps_what_it_has() {
         assert_eq!(shrunk(0, |_| true), plan());
         assert!(jumps(&shrunk(8, |plan| jumps(plan).contains(&5))).contains(&5));
-    }
-
-    #[test]
-    fn an_invariant_is_its_number_and_an_expectation_its_words() {
-        let found = |invariant: &str, what: &str| Violation {
-            invariant: invariant.into(),
-            at: Duration::ZERO,
-            what: what.into(),
-        };
-        let alike = |one: (&str, &str), other: (&str, &str)| {
-            is_alike(&found(one.0, one.1), &found(other.0, other.1))
-        };
-        assert!(alike(("I3", "row 4 is lost"), ("I3", "n2 has less")));
-        assert!(!alike(("I3", "row 4 is lost"), ("I1", "row 4 is lost")));
-        assert!(alike(("expect", "there were 2 rewinds"), ("expect", "there were 14 rewinds")));
-        assert!(!alike(("expect", "there were 2 rewinds"), ("expect", "there were 2 clones")));
     }
 }

@@ -11,6 +11,7 @@ use pg_replica::sabotage::Saboteur;
 use crate::sometimes::Sometimes;
 
 use super::fault::{Fault, Order};
+use super::read::{Document, read};
 use super::write::plan_table;
 
 /// The version of the format that this program writes, and the newest that it reads.
@@ -228,6 +229,13 @@ impl Plan {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(&plan_table(self, true)).expect("a table of plain values is written")
+    }
+
+    /// Whether its file reads back as what it is: what a file could not hold could not be replayed.
+    #[must_use]
+    pub fn reads_back(&self) -> bool {
+        let again = read(&self.name, &self.to_toml());
+        matches!(again, Ok(Document::Plan(again)) if *again == *self)
     }
 
     /// A number for what is planned, whatever the seed: the same on every machine.

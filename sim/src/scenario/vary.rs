@@ -14,7 +14,6 @@ use crate::streams::{Concern, Stream, Streams};
 use super::fault::{Fault, Order};
 use super::guarantee::may_be_caught;
 use super::plan::{Overlap, Plan, PlanEvent};
-use super::read::{Document, read};
 use super::swarm::{Profile, keep_if_promised};
 use super::target::Target;
 
@@ -45,12 +44,7 @@ impl Profile {
         if may_be_caught(&plan) {
             plan.expect.overlap = Overlap::AtMost(GUARD_WAKES_WITHIN);
         }
-        // What a file could not hold could not be replayed.
-        let is_read = matches!(
-            read(&plan.name, &plan.to_toml()),
-            Ok(Document::Plan(again)) if *again == plan
-        );
-        if is_read { plan } else { own }
+        if plan.reads_back() { plan } else { own }
     }
 }
 
@@ -96,7 +90,7 @@ fn newcomer(event: &PlanEvent) -> Option<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{read_file, unpromised};
+    use crate::scenario::{Document, read_file, unpromised};
 
     #[test]
     fn a_varied_plan_is_a_plan_of_its_own_that_follows_from_both() {

@@ -27,21 +27,16 @@ impl Failures {
     /// A run of this plan failed.
     pub(super) fn note(&mut self, plan: &Plan, report: &RunReport, options: &RunOptions) {
         if let Some(first) = report.violations.first() {
-            self.0
-                .entry(first.invariant.clone())
-                .or_insert_with(|| (as_run(plan, options), options.world));
+            self.0.entry(first.kind()).or_insert_with(|| (as_run(plan, options), options.world));
         }
     }
 
     /// Makes each smaller where that was not waived, draws it, and says where all that is.
     pub(super) fn explain(&self, runner: Runner, jobs: usize, waived: bool) {
         for (plan, world) in self.0.values() {
-            explain(
-                runner,
-                plan,
-                Effort { jobs, within: USUAL, told: true, world: *world },
-                waived,
-            );
+            let world = *world;
+            let effort = Effort { jobs, within: USUAL, tries: None, told: true, world };
+            explain(runner, plan, effort, waived);
         }
     }
 }
@@ -133,4 +128,36 @@ fn keep(plan: &Plan, report: &RunReport) -> (PathBuf, PathBuf) {
         eprintln!("the plan could not be kept in {FAILURES}: {error}");
     }
     (plan_file, trace_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::report::Violation;
+    use crate::scenario::read;
+
+    fn noted(failures: &mut Failures, invariant: &str, what: &str) {
+        let text = "claim = \"c\"\nduration = \"3s\"\n";
+        let plan = read("test.toml", text).expect("a scenario").plan(0);
+        let (invariant, at) = (invariant.to_owned(), Duration::ZERO);
+        let violations = vec![Violation { invariant, at, what: what.to_owned() }];
+        let report = RunReport { violations, ..RunReport::default() };
+        failures.note(&plan, &report, &RunOptions::default());
+    }
+
+    #[test]
+    fn every_unmet_expectation_and_every_panic_is_a_story_of_its_own() {
+        let mut failures = Failures::default();
+        noted(&mut failures, "expect", "there were 2 failovers, and 1 are expected");
+        noted(&mut failures, "expect", "there were 3 failovers, and 1 are expected");
+        assert_eq!(failures.0.len(), 1);
+        noted(&mut failures, "expect", "n1 is primary in the end, where n2 was");
+        noted(&mut failures, "panic", "the run broke off: no such row");
+        noted(&mut failures, "panic", "the run broke off: no such member");
+        noted(&mut failures, "I3", "row 4 is lost");
+        noted(&mut failures, "I3", "n2 has less");
+        assert_eq!(failures.0.len(), 5);
+    }
 }
