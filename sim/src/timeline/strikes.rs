@@ -7,7 +7,7 @@ use pg_replica::ids::NodeId;
 
 use crate::place::Place;
 use crate::recording::{Recording, Strike};
-use crate::scenario::{Fault, Plan, PostgresFlaw, Process};
+use crate::scenario::{Fault, Plan, PostgresFlaw, Process, SocketFlaw};
 
 /// How many cut directions are named one by one.
 const WAYS_NAMED: usize = 6;
@@ -58,13 +58,21 @@ pub(super) fn hits(plan: &Plan, recording: &Recording) -> Vec<Hit> {
 
 /// Whether it is over at once.
 pub(super) fn is_instant(fault: &Fault) -> bool {
-    matches!(
-        fault,
-        Fault::Order { .. }
-            | Fault::ClockJump { .. }
-            | Fault::Postgres { flaw: PostgresFlaw::WalRecycled, .. }
-            | Fault::Crash { process: Process::Postgres, .. }
-    )
+    match fault {
+        Fault::Order { .. } | Fault::ClockJump { .. } => true,
+        Fault::Postgres { flaw, .. } => *flaw == PostgresFlaw::WalRecycled,
+        Fault::Sockets { flaw, .. } => *flaw == SocketFlaw::HalfOpen,
+        // Its manager starts it again.
+        Fault::Crash { process, .. } => *process == Process::Postgres,
+        Fault::Partition { .. }
+        | Fault::Link { .. }
+        | Fault::CrashLoop { .. }
+        | Fault::Pause { .. }
+        | Fault::PowerLoss { .. }
+        | Fault::ReplaceMachine { .. }
+        | Fault::ClockRate { .. }
+        | Fault::Disk { .. } => false,
+    }
 }
 
 /// Whom `strike` hit, in a run with these members and clients.
@@ -153,7 +161,7 @@ fn names(places: impl Iterator<Item = Place>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{Document, Ports, Shape, read};
+    use crate::scenario::{Document, Ports, Shape, Target, read};
 
     const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
@@ -195,6 +203,13 @@ mod tests {
     fn a_fault_of_machines_names_them() {
         let whom = whom(&strike(&[1, 2], &[]), &cut(), &MEMBERS, 0);
         assert_eq!((whom.text.as_str(), whom.nodes.len()), ("n1 n2", 2));
+    }
+
+    #[test]
+    fn a_connection_that_is_forgotten_is_over_at_once_and_a_flood_is_not() {
+        let fault = |flaw| Fault::Sockets { target: Target::Primary, flaw };
+        assert!(is_instant(&fault(SocketFlaw::HalfOpen)));
+        assert!(!is_instant(&fault(SocketFlaw::Flood)) && !is_instant(&cut()));
     }
 
     #[test]
