@@ -2,9 +2,13 @@
 //!
 //! Two worlds draw differently, so their traces have nothing in common. What a plan comes to should
 //! not hang on that: the classes of the outcome are compared. One seed may cost an asynchronous row
-//! in one world and none in the other, so a plan whose classes differ is run under more seeds. What
-//! one world never shows of what the other does is a difference: the transport made it, or one of
-//! the worlds is wrong. A violation is one by itself.
+//! in one world and none in the other, so a plan whose classes differ is run under more seeds, until
+//! each class has once been the same in both. One that has not, under any of these seeds, is a
+//! difference: the transport made it, or one of the worlds is wrong. A violation that one world
+//! alone has is a difference by itself, and no seed mends it.
+//!
+//! That is no comparison of how often: where both worlds once lose nothing, the plan counts as
+//! alike, and what one of them would have lost under another seed is for sweeps to find.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -78,8 +82,8 @@ pub(super) fn compare(runner: Runner, args: &CompareArgs) -> Result<Ending, BadI
     Ok(if differing == 0 { Ending::Clean } else { Ending::Violation })
 }
 
-/// What one world shows of this plan and the other does not, under its own seed and as many more as
-/// it takes, up to `tries`.
+/// What came out differently in the two worlds under each seed: this plan's own, and as many more
+/// as it takes until nothing did, up to `tries`.
 fn differences(runner: Runner, plan: &Plan, tries: u64) -> Vec<Unlike> {
     let mut seen = Seen::default();
     let mut unlike = Vec::new();
