@@ -26,9 +26,10 @@ use super::Wires;
 const WINDOW: usize = 64 << 10;
 /// The most that travels in one piece.
 const SEGMENT_MAX: usize = 16 << 10;
-/// A slow reader takes this much at a time,
-const SLOW_BYTES: usize = 256;
-/// and then rests.
+/// A slow reader takes what has arrived in one piece in so many bites. It is no number of bytes: a
+/// signature has one more or one less by a chance that no seed determines.
+const SLOW_BITES: usize = 3;
+/// Before each bite it rests.
 const SLOW_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection, as both ends share it.
@@ -43,7 +44,7 @@ pub(super) struct Connection {
 struct End {
     place: Place,
     /// Arrived and not read.
-    inbox: VecDeque<Vec<u8>>,
+    inbox: VecDeque<Piece>,
     /// Sent by the other end and not read here: in the inbox, or on the way.
     unread: usize,
     state: State,
@@ -65,6 +66,14 @@ enum State {
     Closed,
     /// Something on the way has forgotten the connection: nothing arrives, and nobody is told.
     Forgotten,
+}
+
+/// What has arrived at once.
+struct Piece {
+    /// What is left of it.
+    bytes: Vec<u8>,
+    /// In how many bites a slow reader takes that.
+    bites: usize,
 }
 
 /// What travels.
@@ -134,7 +143,11 @@ impl Connection {
                     end.unread -= bytes.len() - kept;
                     bytes.truncate(kept);
                 }
-                end.inbox.push_back(bytes);
+                // Of one that is cut to nothing only the reset arrives. To be read as a segment
+                // without bytes it would have to be the end.
+                if !bytes.is_empty() {
+                    end.inbox.push_back(Piece { bytes, bites: SLOW_BITES });
+                }
                 if cut.is_some() {
                     ends.iter_mut().for_each(End::is_reset);
                 }
@@ -257,15 +270,15 @@ impl SimStream {
         }
     }
 
-    /// How much may be read now; a slow reader rests before.
-    fn appetite(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+    /// Whether to read slowly; a slow reader rests before.
+    fn pace(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         if !self.connection.wires.reads_slowly(self.place()) {
             self.rest = None;
-            return Poll::Ready(usize::MAX);
+            return Poll::Ready(false);
         }
         let rest = self.rest.get_or_insert_with(|| sleep(SLOW_PAUSE));
         std::task::ready!(Future::poll(Pin::new(rest), context));
-        Poll::Ready(SLOW_BYTES)
+        Poll::Ready(true)
     }
 }
 
@@ -275,17 +288,18 @@ impl AsyncRead for SimStream {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let appetite = std::task::ready!(self.appetite(context));
-        let most = into.remaining().min(appetite);
+        let slowly = std::task::ready!(self.pace(context));
         let read = self.look(
             context,
             |end| {
-                let mut bytes = end.inbox.pop_front()?;
-                let n = bytes.len().min(most);
+                let Piece { mut bytes, bites } = end.inbox.pop_front()?;
+                let bite = if slowly { bytes.len().div_ceil(bites) } else { bytes.len() };
+                let n = bite.min(into.remaining());
                 into.put_slice(&bytes[..n]);
                 end.unread -= n;
                 if n < bytes.len() {
-                    end.inbox.push_front(bytes.split_off(n));
+                    let (bytes, bites) = (bytes.split_off(n), bites.saturating_sub(1).max(1));
+                    end.inbox.push_front(Piece { bytes, bites });
                 }
                 Some(Ok(()))
             },
@@ -360,7 +374,7 @@ impl Socket for SimStream {
             self.look(
                 context,
                 |end| {
-                    let bytes = end.inbox.front()?;
+                    let bytes = &end.inbox.front()?.bytes;
                     let n = bytes.len().min(into.len());
                     into[..n].copy_from_slice(&bytes[..n]);
                     Some(Ok(n))

@@ -154,13 +154,41 @@ fn a_frame_that_is_cut_ends_the_connection_with_less_than_was_sent() {
 }
 
 #[test]
-fn a_slow_reader_takes_its_time() {
+fn a_frame_of_which_nothing_is_left_is_a_reset_and_no_end() {
     run(async |_, wires| {
         let (mut own, mut other) = pair(&wires).await;
-        wires.set_flaw(TWO, SocketFlaw::SlowReaders, true);
-        own.write_all(&[1; 10_000]).await.expect("it is taken");
-        let began = true_now();
-        other.read_exact(&mut [0; 10_000]).await.expect("it arrives");
-        assert!(true_now() - began > SECOND / 2);
+        wires.set_flaw(TWO, SocketFlaw::CutFrames, true);
+        // A part of one byte that is not all of it is nothing.
+        while own.write_all(b"x").await.is_ok() {
+            sleep(SECOND).await;
+            match other.read_u8().await {
+                Ok(heard) => assert_eq!(heard, b'x'),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
+        }
     });
+}
+
+#[test]
+fn a_slow_reader_takes_its_time_whatever_the_length_of_a_piece() {
+    let time = |length: usize| {
+        let taken = std::sync::Mutex::default();
+        run(async |_, wires| {
+            let (mut own, mut other) = pair(&wires).await;
+            wires.set_flaw(TWO, SocketFlaw::SlowReaders, true);
+            for _ in 0..10 {
+                own.write_all(&vec![1; length]).await.expect("it is taken");
+            }
+            sleep(SECOND).await;
+            let began = true_now();
+            other.read_exact(&mut vec![0; 10 * length]).await.expect("it arrives");
+            *lock(&taken) = true_now() - began;
+        });
+        taken.into_inner().expect("nobody panicked")
+    };
+    let taken = time(1_000);
+    assert!(taken > SECOND / 2, "{taken:?}");
+    for length in [70, 71, 255, 256, 257, 1_001] {
+        assert_eq!(time(length), taken, "{length} bytes");
+    }
 }
