@@ -1,4 +1,8 @@
 //! `sweep`: many seeds, and what they came to together.
+//!
+//! Runs end in any order where several are made at a time. What they came to is taken in the order
+//! of their seeds, and those that are early are held back, never more than a block of them: so a
+//! sweep ends with the lowest seed that fails, and says the same however many jobs there are.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,13 +12,13 @@ use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
 use crate::report::{RunOptions, RunReport, Runner, WorldKind};
-use crate::scenario::{BadInput, Document, Plan, read_file};
+use crate::scenario::{BadInput, Document, read_file};
 use crate::sometimes::Sometimes;
 
 use super::coverage::{self, Seen};
 use super::failure::Failures;
 use super::progress::Progress;
-use super::threads::{alone, spread};
+use super::threads::{InOrder, alone, spread};
 use super::{Ending, Seeds, failure, now, parse_saboteur, parse_seeds, why_not};
 
 #[derive(Args)]
@@ -56,7 +60,12 @@ pub(super) struct SweepArgs {
 /// What a sweep has come to so far.
 struct Tally {
     began: Instant,
+    /// How many seeds have come to something, taken in or held back.
+    ended: u64,
+    /// How many were run, of those taken in.
     seeds: u64,
+    /// How many this world cannot run, by the reason.
+    skipped: BTreeMap<String, u64>,
     failed: Vec<u64>,
     virtual_time: Duration,
     acknowledged: u64,
@@ -73,34 +82,49 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
     }
     let options =
         RunOptions { sabotage: args.sabotage, world: args.world, ..RunOptions::default() };
-    if let Some(why) = why_not(&document.plan(document.base().seed), args.world) {
-        return Err(BadInput::about(&args.profile, why));
-    }
     let mut tally = Tally::new();
     let mut progress = Progress::new(true);
     let mut failures = Failures::default();
     for block in args.seeds.blocks(coverage::BLOCK) {
         let known = std::mem::take(&mut tally.seen);
-        let work = |seed: u64| -> (Plan, RunReport) {
+        let work = |(number, seed): (usize, u64)| {
             let plan = match &document {
                 Document::Profile(profile) if args.bias => known.biased(profile, seed),
                 Document::Profile(_) | Document::Plan(_) => document.plan(seed),
             };
-            let report = alone(runner, &plan, &options);
-            (plan, report)
+            let outcome = match why_not(&plan, args.world) {
+                Some(why) => Err(why),
+                None => Ok(alone(runner, &plan, &options)),
+            };
+            (number, (plan, outcome))
         };
+        let mut outcomes = InOrder::new();
         let mut runs = Vec::new();
-        spread(args.jobs, block.iter(), work, |(plan, report)| {
-            tally.add(&report);
-            progress.show(|| tally.progress(args.seeds.count()));
-            let go_on = report.is_clean() || args.keep_going;
-            if !report.is_clean() {
-                progress.end_line();
-                failure::tell(runner, &plan, &report, &options);
-                failures.note(&plan, &report, &options);
+        spread(args.jobs, block.iter().enumerate(), work, |(number, outcome)| {
+            outcomes.add(number, outcome);
+            tally.ended += 1;
+            while let Some((plan, outcome)) = outcomes.next() {
+                let report = match outcome {
+                    Ok(report) => report,
+                    Err(why) => {
+                        *tally.skipped.entry(why).or_default() += 1;
+                        continue;
+                    }
+                };
+                tally.add(&report);
+                if !report.is_clean() {
+                    progress.end_line();
+                    failure::tell(runner, &plan, &report, &options);
+                    failures.note(&plan, &report, &options);
+                }
+                let go_on = report.is_clean() || args.keep_going;
+                runs.push((plan, report.states));
+                if !go_on {
+                    return false;
+                }
             }
-            runs.push((plan, report.states));
-            go_on
+            progress.show(|| tally.progress(args.seeds.count()));
+            true
         });
         tally.seen = known;
         tally.seen.end_block(runs);
@@ -111,6 +135,22 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
         }
     }
     progress.end_line();
+    conclude(runner, args, &tally, &failures)
+}
+
+/// Says what all seeds came to.
+fn conclude(
+    runner: Runner,
+    args: &SweepArgs,
+    tally: &Tally,
+    failures: &Failures,
+) -> Result<Ending, BadInput> {
+    if tally.seeds == 0 {
+        let reasons: Vec<&str> = tally.skipped.keys().map(String::as_str).collect();
+        let world = args.world.name();
+        let what = format!("has no seed here for --world {world}: {}", reasons.join("; "));
+        return Err(BadInput::about(&args.profile, what));
+    }
     tally.tell();
     if args.json {
         println!("{}", tally.json());
@@ -127,7 +167,9 @@ impl Tally {
     fn new() -> Self {
         Self {
             began: now(),
+            ended: 0,
             seeds: 0,
+            skipped: BTreeMap::new(),
             failed: Vec::new(),
             virtual_time: Duration::ZERO,
             acknowledged: 0,
@@ -178,7 +220,7 @@ impl Tally {
             self.failed.first().map_or_else(String::new, |s| format!(", first failure {s}"));
         format!(
             "{}/{total} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed{first}",
-            self.seeds,
+            self.ended,
             self.failed.len()
         )
     }
@@ -195,6 +237,9 @@ impl Tally {
             self.wall().as_secs_f64(),
             self.acknowledged,
         );
+        for (why, seeds) in &self.skipped {
+            eprintln!("{seeds} more seeds skipped: {why}");
+        }
         eprintln!(
             "longest write outage of a run: median {:.2} s, worst {:.2} s",
             median.as_secs_f64(),
@@ -220,6 +265,7 @@ impl Tally {
         let (median, worst) = self.outage();
         json!({
             "seeds": self.seeds,
+            "skipped": self.skipped,
             "failed": self.failed.len(),
             "failed_seeds": self.failed,
             "virtual_s": self.virtual_time.as_secs_f64(),

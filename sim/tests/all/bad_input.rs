@@ -225,6 +225,17 @@ fn a_search_takes_a_time_and_a_page_needs_a_place() {
 }
 
 #[test]
+fn a_sweep_of_which_no_seed_can_be_run_is_refused_with_the_reason() {
+    let event = "[[event]]\nat = \"1s\"\nfault = \"order\"\norder = \"failover\"\n\
+                 answer = \"any\"\n";
+    let path = file("no-candidate.toml", &format!("{HEAD}{event}"));
+    let path = path.to_str().expect("a path in UTF-8");
+    let arguments = ["sweep", path, "--world", "sockets", "--seeds", "1..3", "--json"];
+    let told = format!("{path}: has no seed here for --world sockets: ");
+    assert_refused(&arguments, &told, "takes no failover without its candidate");
+}
+
+#[test]
 fn seeds_that_are_none_are_refused() {
     for seeds in ["5..1", "many", "1..", ""] {
         let output = sim(&["sweep", "x.toml", "--seeds", seeds]);

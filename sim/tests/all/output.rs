@@ -1,10 +1,14 @@
 //! What the program `sim` prints for programs: one JSON object at the end, and silence where nobody
 //! listens any more.
 
+use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
 use super::house::{root, said_by_sim, sim};
+
+/// Of these, one orders a failover without its candidate.
+const SEEDS_OF_BOTH_KINDS: &str = "2..3";
 
 fn begun(arguments: &[&str]) -> Child {
     let mut command = sim(arguments);
@@ -33,6 +37,38 @@ fn run_replay_and_determinism_end_with_one_object() {
     assert_eq!(object["clean"], true);
     assert_eq!(object["seeds"], 2);
     assert_eq!(object["differing"], serde_json::json!([]));
+}
+
+/// What a world cannot run is neither run nor counted as run, and whoever reads the end is told.
+#[test]
+fn a_sweep_tells_which_seeds_its_world_cannot_run() {
+    let profile = "chaos/profiles/everything.toml";
+    let sweep = ["sweep", profile, "--seeds", SEEDS_OF_BOTH_KINDS, "--json"];
+    let everywhere = object(&sweep);
+    assert_eq!((everywhere["seeds"].as_u64(), &everywhere["skipped"]), (Some(2), &json!({})));
+    let sockets = object(&[&sweep[..], &["--world", "sockets"]].concat());
+    let why = "the HTTP interface takes no failover without its candidate";
+    assert_eq!((sockets["seeds"].as_u64(), &sockets["skipped"]), (Some(1), &json!({ why: 1 })));
+}
+
+/// Some of these seeds fail, because a rule is broken. Whoever runs several at a time hears of the
+/// lowest, and of what came before it.
+#[test]
+fn a_sweep_ends_with_the_lowest_seed_that_fails_however_many_jobs_it_has() {
+    let ended = |jobs: &str| {
+        let arguments = [
+            &["sweep", "chaos/profiles/everything.toml", "--sabotage", "skip-lease-wait"][..],
+            &["--seeds", "3..40", "--json", "--no-shrink", "--jobs", jobs],
+        ];
+        let output = said_by_sim(&arguments.concat());
+        let said = serde_json::from_slice::<serde_json::Value>(&output.stdout);
+        let said = said.expect("it is JSON");
+        let what = ["seeds", "failed_seeds", "states", "sometimes"].map(|key| said[key].clone());
+        (output.status.code(), what)
+    };
+    let alone = ended("1");
+    assert_eq!(alone.0, Some(1));
+    assert_eq!(ended("4"), alone);
 }
 
 /// A failure is caught, made smaller, written down and drawn, and nobody helps: where a plan of
