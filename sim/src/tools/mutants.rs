@@ -2,7 +2,7 @@
 //! seeds are counted until a check notices. With `--shrink` each of these failures is also made
 //! smaller and drawn, as a failure of the product would be: see `exhibit`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +45,9 @@ pub(super) struct MutantsArgs {
     /// With --shrink, how long to search for each at most.
     #[arg(long, value_parser = parse_duration, default_value = "60s", requires = "shrink")]
     within: Duration,
+    /// With --shrink, how many smaller plans to try for each at most.
+    #[arg(long, requires = "shrink")]
+    tries: Option<u64>,
 }
 
 /// How a mutant fared.
@@ -59,11 +62,25 @@ pub(super) struct Fate {
 }
 
 /// What killed it.
-pub(super) struct Kill {
-    pub(super) seeds: u64,
-    pub(super) by: Violation,
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// How many seeds it took.
+    pub seeds: u64,
+    /// The check that noticed.
+    pub by: Violation,
     /// The run, with the rule broken.
-    pub(super) plan: Plan,
+    pub plan: Plan,
+}
+
+/// What came of breaking one rule under seed after seed.
+#[derive(Debug, Default)]
+pub struct Hunt {
+    /// What killed it, if anything did.
+    pub kill: Option<Kill>,
+    /// The checks that noticed first, under seeds where the stage names another.
+    pub others: BTreeSet<String>,
+    /// The seeds that prove nothing: the same run fails with every rule kept.
+    pub unproven: Vec<u64>,
 }
 
 pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadInput> {
@@ -79,10 +96,16 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
     }
     let mut fates = Vec::new();
     let mut trouble_met = None;
-    let effort = Effort { jobs: 1, within: args.within, told: false, world: WorldKind::Messages };
+    let (within, tries, world) = (args.within, args.tries, WorldKind::Messages);
+    let effort = Effort { jobs: 1, within, tries, told: false, world };
     let work = |saboteur: Saboteur| {
         let (document, file) = &stages[&saboteur];
-        let killed = hunt(runner, document, saboteur, args.max_seeds);
+        let hunt = hunt(runner, document, saboteur, args.max_seeds);
+        for seed in &hunt.unproven {
+            let (name, stage) = (saboteur_name(saboteur), &document.base().name);
+            eprintln!("{name}: seed {seed} of {stage} fails with every rule kept");
+        }
+        let killed = hunt.kill;
         let kill = killed.as_ref().filter(|_| args.shrink);
         let exhibit = kill.map(|kill| exhibit(runner, document, kill, effort)).transpose()?;
         let wanted = document.base().expect.violation.clone();
@@ -161,31 +184,30 @@ fn conclude(fates: &[Fate], args: &MutantsArgs) -> Ending {
     if survivors.is_empty() && large.is_empty() { Ending::Clean } else { Ending::Violation }
 }
 
-/// The first seed whose run is clean with every rule kept, and with this one broken meets the
-/// violation that the stage names before any other.
-fn hunt(runner: Runner, document: &Document, saboteur: Saboteur, max_seeds: u64) -> Option<Kill> {
-    let wanted = document.base().expect.violation.clone();
+/// Looks for the first seed whose run is clean with every rule kept, and with this one broken meets
+/// the violation that the stage names before any other.
+pub fn hunt(runner: Runner, stage: &Document, saboteur: Saboteur, max_seeds: u64) -> Hunt {
+    let wanted = stage.base().expect.violation.as_ref();
+    let mut hunt = Hunt::default();
     for seed in 1..=max_seeds {
-        let mut kept = document.plan(seed);
+        let mut kept = stage.plan(seed);
         // The run is to be judged as if nobody had broken anything.
         kept.expect.violation = None;
         kept.sabotage = None;
         let plan = Plan { sabotage: Some(saboteur), ..kept.clone() };
         let first = first_violation(&alone(runner, &plan, &RunOptions::default()));
-        let named = first.filter(|violation| {
-            wanted.as_ref().is_none_or(|wanted| violation.invariant == *wanted)
-        });
-        let Some(by) = named else { continue };
-        if alone(runner, &kept, &RunOptions::default()).is_clean() {
-            return Some(Kill { seeds: seed, by, plan });
+        let Some(by) = first else { continue };
+        if wanted.is_some_and(|wanted| by.invariant != *wanted) {
+            hunt.others.insert(by.invariant);
+            continue;
         }
-        eprintln!(
-            "{}: seed {seed} of {} fails with every rule kept, so it proves nothing",
-            saboteur_name(saboteur),
-            plan.name
-        );
+        if alone(runner, &kept, &RunOptions::default()).is_clean() {
+            hunt.kill = Some(Kill { seeds: seed, by, plan });
+            break;
+        }
+        hunt.unproven.push(seed);
     }
-    None
+    hunt
 }
 
 fn tell(fate: &Fate, max_seeds: u64) {

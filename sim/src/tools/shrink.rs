@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::report::{RunOptions, RunReport, Runner, Violation, WorldKind};
 use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, write_duration};
-use crate::shrink::{Trial, is_alike, shrink};
+use crate::shrink::{Trial, shrink};
 
 use super::failure::FAILURES;
 use super::progress::Progress;
@@ -32,6 +32,9 @@ pub(super) struct ShrinkArgs {
     /// How long to search at most; it ends sooner where nothing can be left out any more.
     #[arg(long, value_parser = parse_duration, default_value = "60s")]
     within: Duration,
+    /// How many smaller plans to try at most; that does not hang on how fast the machine is.
+    #[arg(long)]
+    tries: Option<u64>,
     /// How many runs at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -47,6 +50,8 @@ pub(super) struct Effort {
     pub(super) jobs: usize,
     /// How long.
     pub(super) within: Duration,
+    /// How many plans it tries, or as many as there is time for.
+    pub(super) tries: Option<u64>,
     /// Whether its progress is told.
     pub(super) told: bool,
     /// What the members speak through.
@@ -83,7 +88,8 @@ pub(super) fn verb(runner: Runner, args: &ShrinkArgs) -> Result<Ending, BadInput
     };
     // A place that cannot be written to is better known before the search than after it.
     keep(&Shrunk { plan: *plan.clone(), violation: violation.clone(), tried: 0 })?;
-    let effort = Effort { jobs: args.jobs, within: args.within, told: true, world };
+    let effort =
+        Effort { jobs: args.jobs, within: args.within, tries: args.tries, told: true, world };
     let shrunk = smaller(runner, &plan, violation, effort);
     keep(&shrunk)?;
     println!(
@@ -164,7 +170,7 @@ fn failure_like(
     let found = first_violation(&alone(runner, plan, &options))?;
     let kept = plan.sabotage.map(|_| Plan { sabotage: None, ..plan.clone() });
     let is_to_blame = |kept: Plan| alone(runner, &kept, &options).is_clean();
-    (is_alike(&found, wanted) && kept.is_none_or(is_to_blame)).then_some(found)
+    (found.kind() == wanted.kind() && kept.is_none_or(is_to_blame)).then_some(found)
 }
 
 /// The runs of a search, each on a thread of its own.
@@ -174,15 +180,17 @@ struct Runs {
     jobs: usize,
     world: WorldKind,
     end: Instant,
+    tries: u64,
     tried: u64,
     progress: Progress,
 }
 
 impl Runs {
     fn new(runner: Runner, wanted: Violation, effort: Effort) -> Self {
-        let Effort { jobs, within, told, world } = effort;
+        let Effort { jobs, within, tries, told, world } = effort;
         let (end, progress) = (now() + within, Progress::new(told));
-        Self { runner, wanted, jobs, world, end, tried: 0, progress }
+        let tries = tries.unwrap_or(u64::MAX);
+        Self { runner, wanted, jobs, world, end, tries, tried: 0, progress }
     }
 }
 
@@ -192,7 +200,7 @@ impl Trial for Runs {
     }
 
     fn is_over(&self) -> bool {
-        now() >= self.end
+        self.tried >= self.tries || now() >= self.end
     }
 
     fn first_failing(&mut self, plans: &[Plan]) -> Option<(usize, Duration)> {

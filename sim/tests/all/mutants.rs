@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use pg_replica::sabotage::Saboteur;
-use sim::report::{RunOptions, RunReport};
-use sim::scenario::{Plan, read_file, saboteur_name};
+use sim::scenario::{read_file, saboteur_name};
+use sim::tools::{Hunt, hunt};
 use sim::world::run;
 
 use super::house::root;
@@ -19,42 +19,25 @@ fn stage(saboteur: Saboteur) -> PathBuf {
     root().join("scenarios/mutants").join(format!("{}.toml", saboteur_name(saboteur)))
 }
 
-/// A run on a thread of its own, as every run of the tools is.
-fn alone(plan: &Plan, sabotage: Option<Saboteur>) -> RunReport {
-    sim::tools::alone(run, plan, &RunOptions { sabotage, ..RunOptions::default() })
-}
-
-/// The first seed that proves something, with what was noticed.
-fn noticed(saboteur: Saboteur) -> Result<(), String> {
+/// Why what the tool finds on its stage is no proof, if it is none.
+fn unnoticed(saboteur: Saboteur) -> Result<(), String> {
     let name = saboteur_name(saboteur);
-    let document = read_file(&stage(saboteur).to_string_lossy()).map_err(|bad| bad.to_string())?;
-    let Some(wanted) = document.base().expect.violation.clone() else {
+    let stage = read_file(&stage(saboteur).to_string_lossy()).map_err(|bad| bad.to_string())?;
+    let Some(wanted) = &stage.base().expect.violation else {
         return Err(format!("the stage of {name} names no check"));
     };
-    let mut others = std::collections::BTreeSet::new();
-    for seed in 1..=SEEDS {
-        let mut plan = document.plan(seed);
-        // The run is to be judged as if nobody had broken anything.
-        plan.expect.violation = None;
-        plan.sabotage = None;
-        let broken = alone(&plan, Some(saboteur));
-        let Some(first) = broken.violations.first() else { continue };
-        if first.invariant != wanted {
-            others.insert(first.invariant.clone());
-            continue;
-        }
-        let kept = alone(&plan, None);
-        if kept.is_clean() {
-            return Ok(());
-        }
-        return Err(format!("{name}: seed {seed} fails with every rule kept:\n{kept}"));
+    let Hunt { kill, others, unproven } = hunt(run, &stage, saboteur, SEEDS);
+    if !unproven.is_empty() {
+        return Err(format!("{name}: seeds {unproven:?} fail with every rule kept"));
     }
-    Err(format!("{wanted} did not notice {name} first in {SEEDS} seeds; others: {others:?}"))
+    let survived =
+        || format!("{wanted} did not notice {name} first in {SEEDS} seeds; others: {others:?}");
+    kill.map(drop).ok_or_else(survived)
 }
 
 #[test]
 fn every_broken_rule_is_noticed_on_its_stage_by_the_check_that_it_names() {
     let wrong: Vec<String> =
-        Saboteur::ALL.iter().filter_map(|saboteur| noticed(*saboteur).err()).collect();
+        Saboteur::ALL.iter().filter_map(|saboteur| unnoticed(*saboteur).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
