@@ -69,6 +69,7 @@ saboteurs! {
     HandOverUnclean,
     PromiseWhileConfigured,
     BelieveTheSetting,
+    PageIgnoresTheLease,
 }
 
 /// The switch: at most one rule is broken at a time.

@@ -24,7 +24,7 @@ const OUTAGE_LEAST: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// `I1` to `I10`; `expect` for what the plan expects, `client` for what a client was told,
-    /// `log` and `panic`.
+    /// `health` for what a member's page said, `log` and `panic`.
     pub invariant: String,
     /// True time since the clients began.
     pub at: Duration,

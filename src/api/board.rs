@@ -14,6 +14,7 @@ use crate::env::Observation;
 use crate::ha::{Action, Core, Event, Lease, RaftView, Report, Role, Verb};
 use crate::ids::{CommandId, Epoch, Moment, NodeId};
 use crate::runtime::Observer;
+use crate::sabotage::Sabotage;
 
 use super::counters::Counters;
 
@@ -73,6 +74,8 @@ pub struct Snapshot {
     pub reports: Option<Arc<BTreeMap<NodeId, (Report, Moment)>>>,
     /// Where this member leads: why nobody is elected.
     pub obstacle: Option<String>,
+    /// The rule that the pages break, in simulations.
+    pub sabotage: Sabotage,
 }
 
 #[derive(Debug)]
@@ -109,9 +112,18 @@ impl StatusBoard {
             own: None,
             reports: None,
             obstacle: None,
+            sabotage: Sabotage::NONE,
         };
         let inner = Inner { snapshot: Arc::new(snapshot), counters: Counters::default() };
         Self { inner: Mutex::new(inner), changes: broadcast::channel(ROLE_CHANGES_MAX).0 }
+    }
+
+    /// The same board, whose pages break a rule.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn breaking(self, sabotage: Sabotage) -> Self {
+        Arc::make_mut(&mut self.lock().snapshot).sabotage = sabotage;
+        self
     }
 
     /// What was known after the last step.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::env::{Observation, Process, Side};
 use crate::ha::Role;
 use crate::ids::{Lsn, Moment};
+use crate::sabotage::Saboteur;
 
 use super::board::Snapshot;
 use super::picture::Picture;
@@ -122,6 +123,10 @@ impl Check {
 
 /// Primary, up, open to clients, and within its lease at this very instant.
 pub(super) fn primary(snapshot: &Snapshot, now: Moment) -> Verdict {
+    let on_record = snapshot.control.primacy.holder == Some(snapshot.node);
+    if on_record && snapshot.sabotage.is(Saboteur::PageIgnoresTheLease) {
+        return Ok(());
+    }
     if snapshot.role != Role::Primary {
         return Err(not_primary(snapshot));
     }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub drawn: bool,
     /// Why it says nothing in the worlds that have TCP, where it does not.
     pub messages_only: Option<String>,
+    /// Why it says nothing in the messages world, where it does not.
+    pub sockets_only: Option<String>,
     /// The cluster.
     pub cluster: Cluster,
     /// The clients.
@@ -129,7 +131,7 @@ pub struct Expect {
     /// Rare states that must have been reached.
     pub sometimes: BTreeSet<Sometimes>,
     /// The first violation of the run must be this one, and no other outcome will do: the number
-    /// of an invariant, `expect`, `client`, `log` or `panic`.
+    /// of an invariant, `expect`, `client`, `health`, `log` or `panic`.
     pub violation: Option<String>,
 }
 

@@ -134,6 +134,10 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
     let seed = read_seed(fields)?;
     let drawn = fields.flag("drawn")?.unwrap_or(false);
     let messages_only = fields.text("messages_only")?;
+    let sockets_only = fields.text("sockets_only")?;
+    if messages_only.is_some() && sockets_only.is_some() {
+        return Err(fields.bad("`messages_only` and `sockets_only` leave no world to run it in"));
+    }
     let duration_value = fields.need("duration")?;
     let duration = duration_value.duration(fields.source(), "duration")?;
     if duration < Duration::from_secs(1) {
@@ -154,6 +158,7 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
         seed,
         drawn,
         messages_only,
+        sockets_only,
         cluster,
         workload,
         events: Vec::new(),
@@ -359,10 +364,10 @@ fn read_expect(
     if let Some(value) = fields.take("violation") {
         let name = value.text(fields.source(), "violation")?;
         let known = (1..=10).any(|number| name == format!("I{number}"));
-        if !known && !["expect", "client", "log", "panic"].contains(&name.as_str()) {
+        if !known && !["expect", "client", "health", "log", "panic"].contains(&name.as_str()) {
             return Err(fields.source().bad(
                 &value.span,
-                "a violation is one of I1 to I10, or expect, client, log or panic",
+                "a violation is one of I1 to I10, or expect, client, health, log or panic",
             ));
         }
         expect.violation = Some(name);

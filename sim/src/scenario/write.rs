@@ -26,6 +26,9 @@ pub(super) fn plan_table(plan: &Plan, with_seed: bool) -> Table {
     if let Some(why) = &plan.messages_only {
         put(&mut table, "messages_only", why.as_str());
     }
+    if let Some(why) = &plan.sockets_only {
+        put(&mut table, "sockets_only", why.as_str());
+    }
     put(&mut table, "duration", span(plan.duration));
     put(&mut table, "cluster", cluster_table(&plan.cluster));
     put(&mut table, "workload", workload_table(&plan.workload));

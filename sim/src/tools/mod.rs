@@ -167,13 +167,23 @@ fn why_not(plan: &Plan, world: WorldKind) -> Option<String> {
     match world {
         WorldKind::Messages => {
             let knows = |event: &&PlanEvent| !matches!(event.fault, Fault::Sockets { .. });
-            let unknown = plan.events.iter().find(|event| !knows(event))?;
-            Some(format!("`{}` is known in --world sockets alone", unknown.fault))
+            let unknown = plan.events.iter().find(|event| !knows(event));
+            let why =
+                |event: &PlanEvent| format!("`{}` is known in --world sockets alone", event.fault);
+            plan.sockets_only.clone().or_else(|| unknown.map(why))
         }
         WorldKind::Sockets => {
             let through_pages = plan.events.iter().find_map(|event| pages_refuse(&event.fault));
             plan.messages_only.clone().or(through_pages)
         }
+    }
+}
+
+/// The quickest world that can run the plan.
+fn world_of(plan: &Plan) -> WorldKind {
+    match why_not(plan, WorldKind::Messages) {
+        None => WorldKind::Messages,
+        Some(_) => WorldKind::Sockets,
     }
 }
 
@@ -234,6 +244,19 @@ mod tests {
         assert_eq!(ends(1, 250), [(1, 100), (101, 200), (201, 250)]);
         assert_eq!(ends(7, 106), [(7, 106)]);
         assert_eq!(ends(u64::MAX - 1, u64::MAX), [(u64::MAX - 1, u64::MAX)]);
+    }
+
+    #[test]
+    fn a_plan_is_run_where_it_shows_something() {
+        let world = |head: &str, event: &str| {
+            let text = format!("claim = \"c\"\nduration = \"9s\"\n{head}\n{event}");
+            let plan = crate::scenario::read("test.toml", &text).expect("a scenario").plan(0);
+            world_of(&plan)
+        };
+        let forgotten = "[[event]]\nat = \"1s\"\nfault = \"half-open\"\ntarget = \"primary\"\n";
+        assert_eq!(world("", ""), WorldKind::Messages);
+        assert_eq!(world("sockets_only = \"why\"", ""), WorldKind::Sockets);
+        assert_eq!(world("", forgotten), WorldKind::Sockets);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use clap::Args;
 use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
-use crate::report::{RunOptions, Runner, Violation, WorldKind};
+use crate::report::{RunOptions, Runner, Violation};
 use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, saboteur_name};
 
 use super::exhibit::{EVENTS_MOST, Exhibit, exhibit, table};
 use super::shrink::{Effort, first_violation};
 use super::threads::{alone, spread};
-use super::{EVERYTHING, Ending, parse_saboteur, trouble};
+use super::{EVERYTHING, Ending, parse_saboteur, trouble, world_of};
 
 /// Where a saboteur may have a scenario of its own, named after it.
 const DIRECTED: &str = "scenarios/mutants";
@@ -96,8 +96,7 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
     }
     let mut fates = Vec::new();
     let mut trouble_met = None;
-    let (within, tries, world) = (args.within, args.tries, WorldKind::Messages);
-    let effort = Effort { jobs: 1, within, tries, told: false, world };
+    let (within, tries) = (args.within, args.tries);
     let work = |saboteur: Saboteur| {
         let (document, file) = &stages[&saboteur];
         let hunt = hunt(runner, document, saboteur, args.max_seeds);
@@ -107,6 +106,8 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
         }
         let killed = hunt.kill;
         let kill = killed.as_ref().filter(|_| args.shrink);
+        let world = kill.map(|kill| world_of(&kill.plan)).unwrap_or_default();
+        let effort = Effort { jobs: 1, within, tries, told: false, world };
         let exhibit = kill.map(|kill| exhibit(runner, document, kill, effort)).transpose()?;
         let wanted = document.base().expect.violation.clone();
         Ok(Fate { saboteur, stage: file.clone(), wanted, killed, exhibit })
@@ -195,13 +196,14 @@ pub fn hunt(runner: Runner, stage: &Document, saboteur: Saboteur, max_seeds: u64
         kept.expect.violation = None;
         kept.sabotage = None;
         let plan = Plan { sabotage: Some(saboteur), ..kept.clone() };
-        let first = first_violation(&alone(runner, &plan, &RunOptions::default()));
+        let options = RunOptions { world: world_of(&plan), ..RunOptions::default() };
+        let first = first_violation(&alone(runner, &plan, &options));
         let Some(by) = first else { continue };
         if wanted.is_some_and(|wanted| by.invariant != *wanted) {
             hunt.others.insert(by.invariant);
             continue;
         }
-        if alone(runner, &kept, &RunOptions::default()).is_clean() {
+        if alone(runner, &kept, &options).is_clean() {
             hunt.kill = Some(Kill { seeds: seed, by, plan });
             break;
         }

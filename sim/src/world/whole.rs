@@ -34,7 +34,8 @@ pub(super) async fn whole_node(
     let network = OsNetwork::on(sockets, peers, identity, Some(certificates.clone()));
 
     let clock = host.clock().clone();
-    let board = Arc::new(StatusBoard::new(node, CLUSTER, clock.now()));
+    let board = StatusBoard::new(node, CLUSTER, clock.now()).breaking(machine.config.sabotage);
+    let board = Arc::new(board);
     let entropy = host.streams().stream(Concern::Node(node));
     let desk = Arc::new(Operator::new(board.clone(), network.clone(), clock, entropy));
     let access = Access { token: None, certificates: true };

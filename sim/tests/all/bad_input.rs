@@ -140,6 +140,12 @@ fn a_file_that_is_no_toml_is_refused() {
 }
 
 #[test]
+fn a_scenario_that_no_world_can_show_is_refused() {
+    let text = format!("messages_only = \"why\"\nsockets_only = \"why\"\n{HEAD}");
+    assert_file_refused("no-world.toml", &text, "1:1", "leave no world to run it in");
+}
+
+#[test]
 fn a_file_of_a_newer_format_is_refused() {
     assert_file_refused("newer.toml", &format!("version = 2\n{HEAD}"), "1:11", "format 2");
 }
