@@ -148,7 +148,8 @@ fn conclude(
     if tally.seeds == 0 {
         let reasons: Vec<&str> = tally.skipped.keys().map(String::as_str).collect();
         let world = args.world.name();
-        let what = format!("has no seed here for --world {world}: {}", reasons.join("; "));
+        let what =
+            format!("has no seed among these that --world {world} can run: {}", reasons.join("; "));
         return Err(BadInput::about(&args.profile, what));
     }
     tally.tell();

@@ -237,7 +237,7 @@ fn a_sweep_of_which_no_seed_can_be_run_is_refused_with_the_reason() {
     let path = file("no-candidate.toml", &format!("{HEAD}{event}"));
     let path = path.to_str().expect("a path in UTF-8");
     let arguments = ["sweep", path, "--world", "sockets", "--seeds", "1..3", "--json"];
-    let told = format!("{path}: has no seed here for --world sockets: ");
+    let told = format!("{path}: has no seed among these that --world sockets can run: ");
     assert_refused(&arguments, &told, "takes no failover without its candidate");
 }
 
