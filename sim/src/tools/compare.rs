@@ -2,9 +2,9 @@
 //!
 //! Two worlds draw differently, so their traces have nothing in common. What a plan comes to should
 //! not hang on that: the classes of the outcome are compared. One seed may cost an asynchronous row
-//! in one world and none in the other, so a plan whose classes differ is run under more seeds, until
-//! each class has once been the same in both. One that has not, under any of these seeds, is a
-//! difference: the transport made it, or one of the worlds is wrong. A violation that one world
+//! in one world and none in the other, so a plan whose classes differ is run under more seeds,
+//! until each class has once been the same in both. One that has not, under any of these seeds, is
+//! a difference: the transport made it, or one of the worlds is wrong. A violation that one world
 //! alone has is a difference by itself, and no seed mends it.
 //!
 //! That is no comparison of how often: where both worlds once lose nothing, the plan counts as

@@ -220,7 +220,8 @@ impl Tally {
         let first =
             self.failed.first().map_or_else(String::new, |s| format!(", first failure {s}"));
         format!(
-            "{}/{total} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed{first}",
+            "{}/{total} seeds, {seeds_a_second:.1} seeds/s, {pace:.0} virtual s/s, {} failed\
+             {first}",
             self.ended,
             self.failed.len()
         )
