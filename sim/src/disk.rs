@@ -158,6 +158,22 @@ impl SimDisk {
         }
     }
 
+    /// Writes a small file that no model of a process reads back: how that ends.
+    pub async fn scribble(&self) -> io::Result<()> {
+        self.wait_while_stalled().await;
+        let faults = &self.state().faults;
+        if faults.full {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        if faults.failing_writes { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
+    /// Whether whoever writes now waits.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.state().faults.stalled
+    }
+
     /// The disk was replaced by an empty one.
     pub fn wipe(&self) {
         self.process_crash();

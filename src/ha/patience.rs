@@ -16,6 +16,8 @@ use super::state::Core;
 
 /// In quorum-sync a failover loses nothing, so a restart in place is not waited for as long.
 const QUORUM_RESTART_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long a holder may take to give its primacy back, from when it has waited for long enough.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(2);
 /// For an immediate stop, which only waits for the operating system. Then it is asked for again.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// For a word with a server that answers, and for the creation of an empty database.
@@ -44,11 +46,15 @@ fn limit_of(verb: &Verb, timing: &Timing) -> Duration {
 
 /// Whether a leased holder's server has been away for longer than its primacy waits for it.
 pub(super) fn out_of_patience(agent: &Agent, control: &ControlState, now: Moment) -> bool {
+    agent.not_up_since.is_some_and(|since| now.since(since) > restart_limit(control))
+}
+
+fn restart_limit(control: &ControlState) -> Duration {
     let mut limit = Duration::from_millis(control.settings.timing.restart_ms);
     if control.settings.mode == Mode::QuorumSync {
         limit = limit.min(QUORUM_RESTART_LIMIT);
     }
-    agent.not_up_since.is_some_and(|since| now.since(since) > limit)
+    limit
 }
 
 impl Core {
@@ -110,10 +116,16 @@ impl Core {
 
     /// Whether a holder asks for more time: not for a server that it has lost sight of, nor for one
     /// that neither comes back nor ends, because its lease keeps everybody else from serving. Where
-    /// every stop fails, the lease ends, and the guard ends the server.
+    /// every stop fails, the lease ends, and the guard ends the server. One that has ended is given
+    /// back, which is faster; but a disk that stalls may hold up whatever is under way.
     pub(super) fn wants_lease(&self) -> bool {
         let stuck = !self.is_down() && out_of_patience(&self.agent, &self.control, self.now);
-        self.is_holder() && !stuck && !self.agent.is_blind(self.now)
+        self.is_holder() && !stuck && !self.is_overdue() && !self.agent.is_blind(self.now)
+    }
+
+    fn is_overdue(&self) -> bool {
+        let limit = restart_limit(&self.control) + GIVE_BACK_LIMIT;
+        self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit)
     }
 
     fn is_down(&self) -> bool {

@@ -3,10 +3,15 @@
 //! A verb that works on a stopped server's directory runs in its caller's task: killing the
 //! manager kills the tool. A verb for a running server sends a command to its process, which
 //! carries it out whether or not the manager lives to hear of it.
+//!
+//! What a server is told is written down first, next to the manager's own store: a disk that stalls
+//! holds up the verb, and a stop that is to cut it short as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -37,19 +42,29 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 pub struct SimPostgres {
     server: Server,
     introductions: Introductions,
+    /// A verb waits for the disk, in the kernel: nothing cuts it short.
+    held_up: Arc<AtomicBool>,
 }
 
 impl SimPostgres {
     /// The verbs of `server`.
     #[must_use]
     pub fn new(server: Server) -> Self {
-        Self { server, introductions: Introductions::default() }
+        let held_up = Arc::new(AtomicBool::new(false));
+        Self { server, introductions: Introductions::default(), held_up }
     }
 
     /// The server.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Writes down what the server is to be.
+    async fn note_wish(&self) -> Result<(), PostgresError> {
+        let disk = self.server.core().host.disk();
+        self.held_up.store(disk.is_stalled(), Ordering::Relaxed);
+        disk.scribble().await.map_err(|error| PostgresError::Transient(error.to_string()))
     }
 
     async fn command<T>(
@@ -106,6 +121,7 @@ impl Postgres for SimPostgres {
     }
 
     async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
+        self.note_wish().await?;
         match how {
             StartAs::Standby { upstream: Some(upstream) } => {
                 self.introductions.make(self.server.core(), upstream).await?;
@@ -129,17 +145,20 @@ impl Postgres for SimPostgres {
     }
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
+        self.note_wish().await?;
         self.introductions.make(self.server.core(), upstream).await?;
         let upstream = upstream.clone();
         self.command(|reply| Control::Follow(upstream, reply)).await
     }
 
     async fn detach(&self) -> Result<(), PostgresError> {
+        self.note_wish().await?;
         self.introductions.end();
         self.command(Control::Detach).await
     }
 
     async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
+        self.note_wish().await?;
         let sync = sync.clone();
         self.command(|reply| Control::SetSync(sync, reply)).await
     }
@@ -169,6 +188,7 @@ impl Postgres for SimPostgres {
     }
 
     async fn admit(&self) -> Result<(), PostgresError> {
+        self.note_wish().await?;
         self.command(Control::Admit).await
     }
 
@@ -181,6 +201,10 @@ impl Postgres for SimPostgres {
 
     async fn stop(&self, how: StopHow) -> Result<(), PostgresError> {
         let core = self.server.core();
+        if self.held_up.swap(false, Ordering::Relaxed) {
+            // How it ends for the verb that waits is nothing to this one.
+            let _ = core.host.disk().scribble().await;
+        }
         let (gone_send, gone) = oneshot::channel();
         {
             let mut state = core.state();

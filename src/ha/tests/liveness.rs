@@ -176,6 +176,31 @@ fn a_holder_whose_server_neither_comes_back_nor_ends_asks_for_no_renewal() {
     assert!(!renews(&bench));
 }
 
+/// Its server has ended, and what is under way does not: a disk stalls, say. Its lease would keep
+/// everybody else from serving for as long as that lasts.
+#[test]
+fn a_holder_that_does_not_get_round_to_giving_back_asks_for_no_renewal() {
+    let mut bench = leased_primary(1_000);
+    let seen = bench.core.agent.seen().cloned().expect("it was looked at");
+    bench.sees(1_210, down(false, seen.clone()));
+    assert!(matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]));
+    away(&mut bench, 1_400, 8_200, &down(false, seen.clone()));
+    assert!(renews(&bench));
+    away(&mut bench, 8_600, 8_600, &down(false, seen.clone()));
+    let id = last_verb(&bench);
+    bench.actions.clear();
+    bench.step(8_900, Event::Wake);
+    assert!(!renews(&bench));
+    // When that ends it is given back at last, lease or no lease: somebody has to have it.
+    bench.actions.clear();
+    bench.step(20_000, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    bench.sees(20_010, down(false, seen));
+    assert!(matches!(
+        bench.commands()[..],
+        [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
+    ));
+}
+
 #[test]
 fn a_holder_that_cannot_look_at_its_server_ends_it_and_gives_its_primacy_back() {
     let mut bench = leased_primary(1_000);
