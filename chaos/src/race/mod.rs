@@ -16,13 +16,22 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sim::scenario::{BadInput, Plan, read};
 use sim::tools::spread;
 
+use crate::runs::caught;
 use crate::subject::{Kind, Log, Pace};
 use crate::world;
 
 pub use table::write as write_table;
+
+/// How many heats of each kind there are meant to be.
+pub const RUNS: u32 = 5;
+
+/// Raised with every change to what a heat does or measures: heats of another number are run anew,
+/// and are in no table.
+pub const HARNESS: u32 = 2;
 
 /// Who races.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -93,6 +102,8 @@ pub struct Heat {
     /// Which it was.
     #[serde(flatten)]
     pub start: Start,
+    /// What is measured, and how; see [`HARNESS`].
+    pub harness: u32,
     /// The commit that this was built from, as far as the folder of the race tells.
     pub commit: String,
     /// What there is to know.
@@ -105,9 +116,16 @@ pub struct Heat {
 pub struct Figures {
     /// The longest time without a commit that a client was told of and that remained.
     pub outage: f64,
-    /// For how long a former primary acknowledged rows which its successor does not have, after the
-    /// successor's first.
+    /// Whether anybody served again while the fault lasted; otherwise the fault was ended, and the
+    /// outage with it, because nobody would wait for longer.
+    pub taken_over: bool,
+    /// For how long a former primary acknowledged rows which its successor does not have, while the
+    /// successor acknowledged as well.
     pub overlap: f64,
+    /// Whether it did so to the end of the fault: without that it would have gone on.
+    pub cut_short: bool,
+    /// Whether everybody streamed again before the count.
+    pub whole: bool,
     /// Rows that clients were told of.
     pub acknowledged: u64,
     /// Those of them that are nowhere in the end.
@@ -195,7 +213,8 @@ impl Start {
     fn heat(&self, number: u32, card: &Card) -> Result<Figures, String> {
         let plan = self.plan().map_err(|bad| bad.to_string())?;
         let options = world::Options { kind: self.kind(card), keep: card.keep };
-        world::heat(&plan, self.fault, number, &options).map_err(|error| error.to_string())
+        let heat = || world::heat(&plan, self.fault, number, &options);
+        caught(heat).map_err(|error| error.to_string())
     }
 }
 
@@ -216,19 +235,24 @@ impl Card {
     }
 }
 
-/// Everything that is in the file of results.
+/// What is in the file of results, as far as it was measured as it is today.
 pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text?,
     };
-    let heat = |(number, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| {
+    let mut heats = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let bad = |error: serde_json::Error| {
             let why = format!("{}:{}: no result of a heat: {error}", file.display(), number + 1);
             io::Error::other(why)
-        })
-    };
-    text.lines().enumerate().map(heat).collect()
+        };
+        let heat: Value = serde_json::from_str(line).map_err(bad)?;
+        if heat["harness"] == HARNESS {
+            heats.push(serde_json::from_value(heat).map_err(bad)?);
+        }
+    }
+    Ok(heats)
 }
 
 /// Runs what the file has not, and adds there what reaches its end. Returns how many heats broke
@@ -248,7 +272,10 @@ pub fn run(
         each(&start, &outcome);
         match outcome {
             Ok(figures) => {
-                noted = note(&mut kept, &Heat { start, commit: commit.clone(), figures });
+                noted = note(
+                    &mut kept,
+                    &Heat { start, harness: HARNESS, commit: commit.clone(), figures },
+                );
             }
             Err(_) => broken += 1,
         }
@@ -261,12 +288,20 @@ fn note(file: &mut fs::File, heat: &Heat) -> io::Result<()> {
     writeln!(file, "{}", serde_json::to_string(heat)?)
 }
 
+/// What is checked out here, and whether anything besides the race's own files differs from it.
 fn commit() -> String {
-    let asked = Command::new("git").args(["rev-parse", "--short=10", "HEAD"]).output();
-    let said = asked.ok().filter(|said| said.status.success());
-    said.map_or("unknown".to_owned(), |said| {
-        String::from_utf8_lossy(&said.stdout).trim().to_owned()
-    })
+    let git = |arguments: &[&str]| {
+        let asked = Command::new("git").args(arguments).output();
+        let said = asked.ok().filter(|said| said.status.success());
+        said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "--short=10", "HEAD"]);
+    let changed = git(&["status", "--porcelain", "--", ".", ":!docs/bench"]);
+    match (head, changed) {
+        (Some(head), Some(changed)) if changed.is_empty() => head,
+        (Some(head), _) => format!("{head}-changed"),
+        (None, _) => "unknown".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -282,7 +317,7 @@ mod tests {
             run: 2,
         };
         let figures = Figures { outage: 1.25, lost: 3, ..Figures::default() };
-        let heat = Heat { start, commit: "7accb67".into(), figures };
+        let heat = Heat { start, harness: HARNESS, commit: "7accb67".into(), figures };
         let line = serde_json::to_string(&heat).unwrap();
         assert!(line.contains("\"runner\":\"patroni-fastest\""), "{line}");
         let back: Heat = serde_json::from_str(&line).unwrap();
@@ -290,6 +325,27 @@ mod tests {
         assert_eq!(back.figures.lost, 3);
         assert!(start.plan().unwrap().cluster.members().count() == 3);
         assert!(serde_json::from_str::<Heat>(r#"{"runner":"patroni","run":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_heat_that_was_measured_otherwise_counts_for_nothing() {
+        let folder = std::env::temp_dir().join(format!("chaos-race-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("results.jsonl");
+        let (replication, fault) = (Replication::Async, Fault::HostLost);
+        let start = Start { runner: Runner::PgReplica, replication, fault, run: 1 };
+        let heat = |harness| {
+            let figures = Figures::default();
+            serde_json::to_string(&Heat { start, harness, commit: String::new(), figures }).unwrap()
+        };
+        let before = r#"{"runner":"patroni","run":1}"#;
+        fs::write(&file, [before, &heat(HARNESS - 1), &heat(HARNESS)].join("\n")).unwrap();
+        let known = results(&file);
+        fs::write(&file, "no JSON\n").unwrap();
+        let bad = results(&file).map(|_| ()).unwrap_err().to_string();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(known.unwrap().len(), 1);
+        assert!(bad.contains("results.jsonl:1: no result of a heat"), "{bad}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use clap::ValueEnum;
 
-use super::{Fault, Figures, Heat, Replication, Runner, Start};
+use super::{Fault, Figures, Heat, RUNS, Replication, Runner, Start};
 
 const RUNNERS: [Runner; 3] = [Runner::PgReplica, Runner::PatroniFastest, Runner::Patroni];
 
@@ -47,16 +47,34 @@ fn faults(text: &mut String, cells: &Cells<'_>, replication: Replication) {
             continue;
         }
         let row = |show: &dyn Fn(&[&Figures]) -> String| [ours, fastest, usual].map(show);
-        let [a, b, c] = row(&|all| seconds(all, |one| one.outage));
+        let cut = |yes: bool| if yes { "≥ " } else { "" };
+        let [a, b, c] = row(&|all| {
+            let ended = all.iter().any(|one| !one.taken_over);
+            cut(ended).to_owned() + &seconds(all, |one| one.outage)
+        });
         let ratio = match (middle(ours, |one| one.outage), middle(fastest, |one| one.outage)) {
             (Some(ours), Some(theirs)) if ours > 0.0 => format!("{:.1}", theirs / ours),
             _ => "–".to_owned(),
         };
         let _ = writeln!(text, "| {} | outage | {a} | {b} | {c} | {ratio} |", words(fault));
-        let [a, b, c] = row(&|all| seconds(all, |one| one.overlap));
+        let [a, b, c] = row(&|all| {
+            let ended = all.iter().any(|one| one.cut_short);
+            cut(ended).to_owned() + &seconds(all, |one| one.overlap)
+        });
         let _ = writeln!(text, "| | two acknowledge | {a} | {b} | {c} | |");
         let [a, b, c] = row(&|all| rows(all));
         let _ = writeln!(text, "| | rows lost | {a} | {b} | {c} | |");
+        if [ours, fastest, usual].iter().any(|all| all.iter().any(|one| !one.whole)) {
+            let [a, b, c] = row(&|all| {
+                let whole = all.iter().filter(|one| one.whole).count();
+                format!("{whole} of {}", all.len())
+            });
+            let _ = writeln!(text, "| | whole again | {a} | {b} | {c} | |");
+        }
+        if [ours, fastest, usual].iter().any(|all| !all.is_empty() && all.len() < RUNS as usize) {
+            let [a, b, c] = row(&|all| all.len().to_string());
+            let _ = writeln!(text, "| | heats so far | {a} | {b} | {c} | |");
+        }
     }
     text.push('\n');
 }
@@ -93,7 +111,7 @@ fn words(fault: Fault) -> &'static str {
         Fault::HostFrozen => "host frozen and thawed",
         Fault::Isolated => "isolated",
         Fault::IsolatedWithClients => "isolated with half of the clients",
-        Fault::OneWay => "heard by nobody, hears everybody",
+        Fault::OneWay => "not heard by the other members, hears them",
         Fault::Switchover => "planned switchover",
         Fault::Idle => "nothing",
     }
@@ -133,6 +151,7 @@ fn rows(all: &[&Figures]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::HARNESS;
     use super::*;
 
     #[test]
@@ -155,13 +174,19 @@ mod tests {
         let (replication, fault) = (Replication::Async, Fault::HostLost);
         let heat = |runner, outage| Heat {
             start: Start { runner, replication, fault, run: 1 },
+            harness: HARNESS,
             commit: String::new(),
             figures: Figures { outage, acknowledged: 10, ..Figures::default() },
         };
         let table = write(&[heat(Runner::PgReplica, 2.0), heat(Runner::PatroniFastest, 21.0)]);
         assert!(
-            table.contains("| host lost | outage | 2.00 s (2.00) | 21.00 s (21.00) | – | 10.5 |")
+            table.contains(
+                "| host lost | outage | ≥ 2.00 s (2.00) | ≥ 21.00 s (21.00) | – | 10.5 |"
+            ),
+            "{table}"
         );
+        assert!(table.contains("| | whole again | 0 of 1 | 0 of 1 | 0 of 0 | |"), "{table}");
+        assert!(table.contains("| | heats so far | 1 | 1 | 0 | |"), "{table}");
         assert!(!table.contains("one-way") && !table.contains("Postgres killed"));
     }
 }

@@ -124,6 +124,11 @@ impl PatroniCluster {
                     "unix_socket_directories": state.join("socket"),
                     "shared_buffers": "32MB",
                     "dynamic_shared_memory_type": "mmap",
+                    // How fast servers notice each other, as the other kind of cluster has it.
+                    "wal_receiver_status_interval": "1s",
+                    "wal_receiver_timeout": "1s",
+                    "wal_sender_timeout": "2500ms",
+                    "wal_retrieve_retry_interval": "200ms",
                 },
             },
         })

@@ -40,12 +40,12 @@ const INTERRUPTED: Duration = Duration::from_millis(300);
 pub fn heat(plan: &Plan, fault: Fault, number: u32, options: &Options) -> io::Result<Figures> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let world = World::build(plan, number, options, false)?;
+        let staged = World::build(plan, number, options, false)?;
+        let world = &staged.0;
         let figures = world.race(fault).await;
         for node in world.hosts_ever() {
             world.take_down(node);
         }
-        world.clear();
         figures
     })
 }
@@ -64,20 +64,24 @@ impl World {
         self.come_up().await.map_err(|why| format!("the cluster did not come up: {why}"))?;
         *lock(&self.began) = self.now();
         if fault == Fault::Idle {
-            return Ok(self.idle().await);
+            return self.idle().await;
         }
         let clients = Workload::new(self.streams.clone());
         self.start_clients(&clients);
         sleep(WARM_UP).await;
         let primary = self.primary().ok_or("nobody acknowledges")?;
         let struck = self.now();
-        self.strike(fault, primary);
-        self.hold(fault, primary, struck).await;
+        if !self.strike(fault, primary) {
+            return Err(format!("there was nothing at {primary} to be struck"));
+        }
+        let taken_over = self.hold(fault, primary, struck).await;
+        let healed = self.now();
         self.heal_everything();
         // What the end of a fault brings with it belongs to the heat as well.
         sleep(WARM_UP).await;
         // One that is not whole even then is counted as it is.
-        let _ = self.lacks_after(WHOLE_LIMIT).await;
+        let whole = self.lacks_after(WHOLE_LIMIT).await.is_none();
+        self.orders_done().await;
         clients.stop();
         let counted = self.now();
         lock(&self.tale).counted = Some(counted);
@@ -89,9 +93,16 @@ impl World {
         let [manager, needed] = self.costs();
         let acks = lock(&self.tale).acks.clone();
         let (lost, lost_beside) = lost(&acks, &rows);
+        let (overlap, late_at) = overlap(&acks, &rows);
+        if let Some(broken) = lock(&self.tale).failed.first() {
+            return Err(format!("it proves nothing: {}", broken.what));
+        }
         Ok(Figures {
             outage: outage(&acks, &rows, struck, counted).as_secs_f64(),
-            overlap: overlap(&acks, &rows).as_secs_f64(),
+            overlap: overlap.as_secs_f64(),
+            taken_over,
+            whole,
+            cut_short: late_at.is_some_and(|last| last + INTERRUPTED > healed),
             acknowledged: acks.iter().filter(|ack| ack.row.client < SIDE).count() as u64,
             lost,
             lost_beside,
@@ -102,21 +113,26 @@ impl World {
     }
 
     /// Nothing happens.
-    async fn idle(&self) -> Figures {
+    async fn idle(&self) -> Result<Figures, String> {
+        self.look_away();
         sleep(WARM_UP).await;
         let [manager, needed] = self.costs();
         sleep(IDLE).await;
         let [manager_then, needed_then] = self.costs();
-        let share = |before: Cost, after: Cost| {
-            Some((after.worked - before.worked).as_secs_f64() / IDLE.as_secs_f64() * 100.0)
+        let share = |before: Cost, after: Cost| -> Result<Option<f64>, String> {
+            let worked = after.worked.checked_sub(before.worked);
+            let worked = worked.ok_or("a manager was started anew while nothing happened")?;
+            Ok(Some(worked.as_secs_f64() / IDLE.as_secs_f64() * 100.0))
         };
-        Figures {
+        Ok(Figures {
             manager_mb: megabytes(manager_then),
-            manager_cpu: share(manager, manager_then),
+            manager_cpu: share(manager, manager_then)?,
             needed_mb: megabytes(needed_then),
-            needed_cpu: share(needed, needed_then),
+            needed_cpu: share(needed, needed_then)?,
+            taken_over: true,
+            whole: true,
             ..Figures::default()
-        }
+        })
     }
 
     /// What managers, and what they need, cost on one machine, on average.
@@ -136,15 +152,17 @@ impl World {
         })
     }
 
-    fn strike(self: &Arc<Self>, fault: Fault, primary: NodeId) {
+    /// Whether there was anything to be struck.
+    fn strike(self: &Arc<Self>, fault: Fault, primary: NodeId) -> bool {
         self.remark(format!("{fault:?} at {primary}"));
+        let mut hit = true;
         match fault {
-            Fault::HostLost => drop(self.take_down(primary)),
-            Fault::PostgresKilled => drop(self.crash(primary, Process::Postgres)),
-            Fault::ManagerKilled => drop(self.crash(primary, Process::Manager)),
-            Fault::ManagerFrozen => drop(self.pause(primary, Process::Manager, false)),
-            Fault::PostgresFrozen => drop(self.pause(primary, Process::Postgres, false)),
-            Fault::HostFrozen => drop(self.pause(primary, Process::Host, false)),
+            Fault::HostLost => hit = self.take_down(primary),
+            Fault::PostgresKilled => hit = self.crash(primary, Process::Postgres),
+            Fault::ManagerKilled => hit = self.crash(primary, Process::Manager),
+            Fault::ManagerFrozen => hit = self.pause(primary, Process::Manager, false),
+            Fault::PostgresFrozen => hit = self.pause(primary, Process::Postgres, false),
+            Fault::HostFrozen => hit = self.pause(primary, Process::Host, false),
             Fault::Isolated => self.isolate(primary, &[]),
             Fault::IsolatedWithClients => self.isolate(primary, &[0, 1]),
             Fault::OneWay => {
@@ -154,11 +172,13 @@ impl World {
             }
             Fault::Switchover => {
                 let order = Order::Switchover { to: None };
-                self.clone().give_order(order, Answer::Any, 1, None);
+                // One that is not carried out makes the heat void.
+                self.clone().give_order(order, Answer::Done, 1, None);
             }
             Fault::Idle => {}
         }
         self.show_cuts();
+        hit
     }
 
     /// Cuts a member off from everybody but these clients, and them from everybody else.
@@ -177,15 +197,17 @@ impl World {
     }
 
     /// Lets the fault be until somebody else has acknowledged something, or the same one again
-    /// where that is a way out, and a little longer.
-    async fn hold(&self, fault: Fault, primary: NodeId, struck: Duration) {
+    /// where that is a way out, and a little longer; whether that came about.
+    async fn hold(&self, fault: Fault, primary: NodeId, struck: Duration) -> bool {
         let in_place = matches!(fault, Fault::PostgresKilled | Fault::PostgresFrozen);
         while self.now() < struck + HOLD_LIMIT {
             sleep(LOOK_EVERY).await;
             if self.serves_again(primary, struck, in_place) {
-                return sleep(AFTERMATH).await;
+                sleep(AFTERMATH).await;
+                return true;
             }
         }
+        false
     }
 
     fn serves_again(&self, primary: NodeId, struck: Duration, in_place: bool) -> bool {
@@ -217,22 +239,27 @@ fn outage(acks: &[Ack], rows: &BTreeSet<Row>, struck: Duration, counted: Duratio
     gaps.max().unwrap_or_default()
 }
 
-/// For how long a server went on acknowledging what is gone, after one of a later timeline had
-/// begun to.
-fn overlap(acks: &[Ack], rows: &BTreeSet<Row>) -> Duration {
+/// For how long a server went on acknowledging what is gone while one of a later timeline did so as
+/// well, and when it did so last. One that stood still meanwhile acknowledged nothing.
+fn overlap(acks: &[Ack], rows: &BTreeSet<Row>) -> (Duration, Option<Duration>) {
     let mut begun: BTreeMap<(Timeline, NodeId), Duration> = BTreeMap::new();
     for ack in acks {
         let since = begun.entry((ack.timeline, ack.server)).or_insert(ack.at);
         *since = (*since).min(ack.at);
     }
-    let late = acks.iter().filter(|ack| !rows.contains(&ack.row)).filter_map(|ack| {
-        let later = begun
-            .iter()
-            .filter(|((timeline, server), _)| *timeline > ack.timeline && *server != ack.server);
-        let since = later.map(|(_, since)| *since).min()?;
-        ack.at.checked_sub(since)
-    });
-    late.max().unwrap_or_default()
+    // By the server and its timeline: its first acknowledgement that came too late, and its last.
+    let mut late: BTreeMap<(Timeline, NodeId), (Duration, Duration)> = BTreeMap::new();
+    for ack in acks.iter().filter(|ack| !rows.contains(&ack.row)) {
+        let mut later = begun.iter().filter(|((timeline, server), since)| {
+            *timeline > ack.timeline && *server != ack.server && **since < ack.at
+        });
+        if later.next().is_some() {
+            let (first, last) = late.entry((ack.timeline, ack.server)).or_insert((ack.at, ack.at));
+            (*first, *last) = ((*first).min(ack.at), (*last).max(ack.at));
+        }
+    }
+    let longest = late.values().map(|(first, last)| *last - *first).max().unwrap_or_default();
+    (longest, late.values().map(|(_, last)| *last).max())
 }
 
 /// The acknowledged rows that are nowhere: clients', and those of the writers beside.
@@ -273,8 +300,9 @@ mod tests {
         let rows: BTreeSet<Row> =
             [(0, 1), (1, 1), (1, 2)].map(|(client, number)| Row { client, number }).into();
         assert_eq!(lost(&acks, &rows), (2, 1));
-        assert_eq!(overlap(&acks, &rows), Duration::from_millis(600));
         let at = Duration::from_millis;
+        assert_eq!(overlap(&acks, &rows), (at(100), Some(at(2_100))));
+        assert_eq!(overlap(&acks[..3], &rows), (at(0), None));
         assert_eq!(outage(&acks, &rows, at(800), at(2_300)), at(1_500));
     }
 
