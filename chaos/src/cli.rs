@@ -73,7 +73,7 @@ struct BenchArgs {
     #[arg(short, long, default_value = "docs/bench")]
     output: PathBuf,
     /// How often each fault befalls each cluster.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = race::RUNS)]
     runs: u32,
     /// How many clusters at a time.
     #[arg(long, default_value_t = 1)]
@@ -155,20 +155,25 @@ fn run(args: &RunArgs) -> u8 {
     lab::sweep();
     let program = program.canonicalize().unwrap_or(program);
     let options = Options { kind: Kind::Ours(program, Log::Everything), keep: args.keep };
-    let (mut ok, mut failed, mut skipped) = (0, 0, 0);
+    let (mut ok, mut failed, mut broken, mut skipped) = (0, 0, 0, 0);
     let count = plans.len();
     runs::all(plans, args.jobs, &options, |run| {
         match &run.verdict {
             Verdict::LeftOut(_) => skipped += 1,
-            Verdict::Ran(_) | Verdict::Broken(_) if run.failed() => failed += 1,
-            Verdict::Ran(_) | Verdict::Broken(_) => ok += 1,
+            Verdict::Broken(_) => broken += 1,
+            Verdict::Ran(_) if run.failed() => failed += 1,
+            Verdict::Ran(_) => ok += 1,
         }
         tell(run, args.json);
     });
     if count > 1 && !args.json {
-        println!("{count} scenarios: {ok} ok, {failed} failed, {skipped} skipped");
+        println!("{count} scenarios: {ok} ok, {failed} failed, {broken} broken, {skipped} skipped");
     }
-    if failed == 0 { CLEAN } else { VIOLATION }
+    if failed > 0 || broken > 0 {
+        return VIOLATION;
+    }
+    // What was not run proves nothing.
+    if ok == 0 { NOT_HERE } else { CLEAN }
 }
 
 fn bench(args: &BenchArgs) -> u8 {

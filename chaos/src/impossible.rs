@@ -19,6 +19,10 @@ pub fn impossible(plan: &Plan) -> Option<&'static str> {
     if !plan.cluster.existing.is_empty() {
         return Some("a database from before is prepared by hand");
     }
+    let newcomers = plan.newcomers().map(|(node, _)| node);
+    if plan.cluster.members().chain(newcomers).any(|node| u8::try_from(node.0).is_err()) {
+        return Some("a member's number is the last part of its address, and at most 255");
+    }
     if let Some(why) = plan.events.iter().find_map(|event| in_fault(&event.fault)) {
         return Some(why);
     }

@@ -2,6 +2,8 @@
 //! fail.
 
 use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,7 +55,7 @@ fn one(plan: Plan, number: u32, options: &Options) -> Run {
     let began = Instant::now();
     let verdict = match left_out(&plan) {
         Some(why) => Verdict::LeftOut(why),
-        None => match world::run(&plan, number, options) {
+        None => match caught(|| world::run(&plan, number, options)) {
             Ok(outcome) => Verdict::Ran(Box::new(outcome)),
             Err(error) => Verdict::Broken(error.to_string()),
         },
@@ -64,6 +66,15 @@ fn one(plan: Plan, number: u32, options: &Options) -> Run {
 /// Why this plan is not run here: no machine can, or this one cannot.
 fn left_out(plan: &Plan) -> Option<String> {
     impossible(plan).map(str::to_owned).or_else(|| needs::missing_for_plan(plan))
+}
+
+/// A panic of one is not the end of all.
+pub(crate) fn caught<T>(run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err(io::Error::other(format!("a panic: {}", words.unwrap_or_default())))
+    })
 }
 
 impl Run {

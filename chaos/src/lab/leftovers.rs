@@ -69,6 +69,7 @@ pub fn sweep() {
         entries.filter_map(|entry| Name::parse(entry.file_name().to_str()?)).collect()
     };
     let mut found = names_in(Path::new(SPACES));
+    found.extend(names_in(&std::env::temp_dir()));
     found.retain(|name| !Path::new("/proc").join(name.process.to_string()).exists());
     let mut seen = BTreeSet::new();
     for name in found {
@@ -95,32 +96,39 @@ pub(super) fn remove(name: &Name, keep_folder: bool) {
     for place in &mounted {
         let _ = disk::freeze(Path::new(place), false);
     }
-    for (_, inode) in &spaces {
-        kill_all(*inode);
-    }
-    for (space, _) in &spaces {
-        let _ = run("ip", &["netns", "delete", space]);
+    for (space, inode) in &spaces {
+        if kill_all(*inode) {
+            let _ = run("ip", &["netns", "delete", space]);
+        } else {
+            // By its name it is found again.
+            eprintln!("processes in the namespace {space} do not end; it is left where it is");
+        }
     }
     for place in mounted {
         let _ = unmount(Path::new(&place), UnmountFlags::DETACH);
     }
-    if !keep_folder {
+    if keep_folder {
+        // Under another name, so that nobody takes it for a leftover.
+        let kept = folder.with_file_name(format!("kept-{}", name.stem()));
+        let _ = fs::rename(folder, kept);
+    } else {
         let _ = fs::remove_dir_all(folder);
     }
 }
 
-/// Ends whatever runs in a namespace.
-pub(crate) fn kill_all(inode: u64) {
+/// Ends whatever runs in a namespace; whether nothing is left.
+pub(crate) fn kill_all(inode: u64) -> bool {
     for _ in 0..KILLS_MAX {
         let processes = processes_in(inode);
         if processes.is_empty() {
-            return;
+            return true;
         }
         for pid in processes.into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
         sleep(KILL_AGAIN);
     }
+    processes_in(inode).is_empty()
 }
 
 fn mounted_below(folder: &Path) -> Vec<String> {

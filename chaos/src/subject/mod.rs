@@ -135,10 +135,12 @@ pub trait Subject: Send + Sync {
         order: &'a Order,
     ) -> Later<'a, Option<OrderOutcome>>;
     /// What these members agreed on, in the order of time, once all of them have ended; the wall
-    /// clock showed `began` when the run did.
+    /// clock showed `began` when the run did. Only those of whom a fault took the disk may lack
+    /// evidence.
     fn record(
         &self,
         _members: Vec<NodeId>,
+        _lost: BTreeSet<NodeId>,
         _began: Duration,
     ) -> Later<'_, Result<Vec<Entry>, String>> {
         Box::pin(async { Err("this kind of cluster keeps no record of what it agreed on".into()) })

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use pg_replica::control::{Applied, Command, ControlState, OrderOutcome};
 use pg_replica::env::{SyncNames, TimelineBirth};
-use pg_replica::ids::{CommandId, Epoch, NodeId, SystemId, Timeline};
+use pg_replica::ha::RaftView;
+use pg_replica::ids::{CommandId, Epoch, Lsn, NodeId, SystemId, Term, Timeline};
 use sim::invariants::{GUARD_WAKES_WITHIN, Oracle, OrderAnswer, Promise};
 use sim::report::{Measured, Violation};
 use sim::scenario::{Overlap, Plan};
@@ -22,7 +23,7 @@ use sim::witness::{Acknowledged, Fact, Row, Witness};
 use sim::workload::{History, Truth, Workload, untruths};
 
 use super::sight::Last;
-use super::tale::{Ack, Frozen};
+use super::tale::{Ack, Frozen, Led, Shown};
 use super::{World, remains};
 use crate::slack;
 use crate::subject::Entry;
@@ -34,6 +35,8 @@ enum Item {
     Began(Primacy, Vec<Row>),
     Thawed(Frozen),
     Told(Acknowledged),
+    Shown(Epoch, Shown),
+    Led(Led),
     Sent(CommandId),
     FaultsOver,
     Answered(CommandId, OrderAnswer),
@@ -81,7 +84,9 @@ pub(super) async fn settle(
     for line in world.subject.panics(&world.hosts_ever()) {
         tell("panic", line);
     }
-    let entries = match world.subject.record(world.hosts_ever(), world.wall_at_start()).await {
+    let lost_disks = lock(&world.tale).disks_lost.clone();
+    let recorded = world.subject.record(world.hosts_ever(), lost_disks, world.wall_at_start());
+    let entries = match recorded.await {
         Ok(entries) => entries,
         Err(why) => {
             tell("laboratory", why);
@@ -102,12 +107,12 @@ pub(super) async fn settle(
     }
     let begun = beginnings(world, &primacies, last.as_ref());
     measured.acknowledged = told.len() as u64;
-    measured.overlap = overlap(&told, &begun);
     let frozen = lock(&world.tale).frozen.clone();
+    measured.overlap = overlap(&told, &begun, &frozen);
     let newest = entries.iter().max_by_key(|entry| entry.state.version);
     let newest = newest.map(|entry| entry.state.clone()).unwrap_or_default();
     let leases = leases(&primacies, &frozen, &newest);
-    let items = in_order(world, told, begun, entries, &frozen, &newest);
+    let items = in_order(world, told, shown(world, &primacies), begun, entries, &frozen, &newest);
 
     let rows: Option<Vec<Row>> =
         last.as_ref().map(|last| last.rows.iter().map(|(row, _)| *row).collect());
@@ -119,19 +124,11 @@ pub(super) async fn settle(
     let held = held.map(|(last, rows)| (last.node, newest.primacy.epoch, rows));
     let oracle = ask(world, items, &leases, held);
 
-    let refused = clients.history(History::refused);
-    if let Some(row) = rows.iter().flatten().find(|row| refused.contains(row)) {
-        tell(
-            "client",
-            format!("{row:?} is there, and its client was told that nothing was written"),
-        );
+    let rows = rows.unwrap_or_default();
+    for what in untrue(&world.plan, clients, &rows, primacies.len() as u64) {
+        tell("client", what);
     }
     let summary = oracle.summary();
-    let truth = Truth::of(&world.plan);
-    let untrue = |history: &History| untruths(history, None, truth, primacies.len() as u64);
-    for untrue in clients.history(untrue) {
-        tell("client", untrue.what);
-    }
     measured.last_primary = last.map(|last| last.node);
     measured.late = summary.late_acknowledgements;
     measured.lost = summary.lost_rows;
@@ -144,6 +141,18 @@ pub(super) async fn settle(
     }
     all.extend(found);
     all
+}
+
+/// What clients were told and is not so; in the end there are these rows.
+fn untrue(plan: &Plan, clients: &Workload, rows: &[Row], primacies: u64) -> Vec<String> {
+    let refused = clients.history(History::refused);
+    let written = rows
+        .iter()
+        .find(|row| refused.contains(row))
+        .map(|row| format!("{row:?} is there, and its client was told that nothing was written"));
+    let truth = Truth::of(plan);
+    let told = clients.history(|history| untruths(history, None, truth, primacies));
+    written.into_iter().chain(told.into_iter().map(|untrue| untrue.what)).collect()
 }
 
 /// What was acknowledged, and is not among the rows in the end. A machine whose disk was lost has
@@ -159,6 +168,7 @@ fn lost(world: &World, rows: &[Row]) -> Vec<Ack> {
 fn in_order(
     world: &World,
     told: Vec<Acknowledged>,
+    shown: Vec<(Epoch, Shown)>,
     begun: Vec<(Primacy, Vec<Row>)>,
     entries: Vec<Entry>,
     frozen: &[Frozen],
@@ -173,6 +183,8 @@ fn in_order(
         items.push((at, Item::Began(primacy, rows)));
     }
     items.extend(told.into_iter().map(|ack| (ack.at, Item::Told(ack))));
+    items.extend(shown.into_iter().map(|(epoch, shown)| (shown.at, Item::Shown(epoch, shown))));
+    items.extend(led(world).map(|led| (led.at, Item::Led(led))));
     items.extend(orders(world, newest));
     items.extend(frozen.iter().flat_map(|frozen| thaws(*frozen)));
     items.extend(entries.into_iter().map(|entry| (entry.at, Item::Applied(entry))));
@@ -215,9 +227,11 @@ fn rank(item: &Item) -> u32 {
         Item::Began(..) => 1,
         Item::Thawed(_) => 2,
         Item::Told(_) => 3,
-        Item::Sent(_) => 4,
-        Item::FaultsOver => 5,
-        Item::Answered(..) => 6,
+        Item::Shown(..) => 4,
+        Item::Led(_) => 5,
+        Item::Sent(_) => 6,
+        Item::FaultsOver => 7,
+        Item::Answered(..) => 8,
     }
 }
 
@@ -244,6 +258,18 @@ fn feed(oracle: &Oracle, item: Item, leases: &BTreeMap<Epoch, Duration>) {
         }),
         Item::Thawed(Frozen { node, since, .. }) => oracle.thawed(node, since, false),
         Item::Told(ack) => oracle.fact(Fact::Acknowledged(ack)),
+        Item::Shown(epoch, shown) => oracle.fact(Fact::Read {
+            server: shown.server,
+            epoch,
+            upto: Lsn::default(),
+            unacknowledged: shown.rows,
+            sync: shown.sync,
+        }),
+        Item::Led(Led { node, term, leader, .. }) => {
+            let (term, leads) = (Term(term), leader == node);
+            let view = RaftView { term, leader: Some(leader), leads, ..RaftView::default() };
+            oracle.raft(node, &view);
+        }
         Item::Sent(id) => oracle.order_sent(id),
         Item::FaultsOver => oracle.faults_over(),
         Item::Answered(id, answer) => oracle.order_answered(id, &answer),
@@ -342,6 +368,25 @@ fn acknowledgements(
     (told, homeless.into_iter().next().map(|first| (first, count)))
 }
 
+/// What readers saw on primaries, with the epochs of their timelines.
+fn shown(world: &World, primacies: &[Primacy]) -> Vec<(Epoch, Shown)> {
+    let all = lock(&world.tale).shown.clone();
+    let with_epoch = |shown: Shown| {
+        let mut its = primacies.iter().rev().filter(|p| {
+            p.holder == shown.server && p.birth.timeline == shown.timeline && p.elected <= shown.at
+        });
+        Some((its.next()?.epoch, shown))
+    };
+    all.into_iter().filter_map(with_epoch).collect()
+}
+
+/// What the members said of who leads. One that lost its disk begins anew under its old number.
+fn led(world: &World) -> impl Iterator<Item = Led> {
+    let tale = lock(&world.tale);
+    let lost = tale.disks_lost.clone();
+    tale.led.clone().into_iter().filter(move |led| !lost.contains(&led.node))
+}
+
 /// While its configuration changes a server waits for a standby that does not exist. A commit that
 /// began then was answered once the new configuration was in force: it waited for that one.
 fn resolve_held(acks: &mut [Ack]) {
@@ -380,20 +425,27 @@ fn beginnings(
     primacies.iter().filter_map(|p| Some((p.clone(), rows_of(p)?))).collect()
 }
 
-/// For how long commits that waited for nobody were acknowledged after a later epoch's first one.
-fn overlap(told: &[Acknowledged], beginnings: &[(Primacy, Vec<Row>)]) -> Duration {
+/// For how long commits that waited for nobody were acknowledged after a later epoch's first one. A
+/// machine that stood still meanwhile acknowledged nothing before it went on.
+fn overlap(
+    told: &[Acknowledged],
+    beginnings: &[(Primacy, Vec<Row>)],
+    frozen: &[Frozen],
+) -> Duration {
     let mut firsts: BTreeMap<Epoch, Duration> = BTreeMap::new();
     let mut longest = Duration::ZERO;
     for ack in told {
         firsts.entry(ack.epoch).or_insert(ack.at);
-        let newer = firsts.range(ack.epoch..).rfind(|(epoch, _)| **epoch > ack.epoch);
+        let newer = firsts.range(ack.epoch..).find(|(epoch, _)| **epoch > ack.epoch);
         let inherited = |epoch: Epoch| {
             beginnings.iter().any(|(p, rows)| p.epoch == epoch && rows.contains(&ack.row))
         };
         if let Some((epoch, since)) = newer
             && !(ack.sync.confirmations > 0 && inherited(*epoch))
         {
-            longest = longest.max(ack.at.saturating_sub(*since));
+            let thaws = frozen.iter().filter(|f| f.node == ack.server && f.until <= ack.at);
+            let thawed = thaws.map(|f| f.until).max().unwrap_or_default();
+            longest = longest.max(ack.at.saturating_sub(thawed.max(*since)));
         }
     }
     longest
@@ -496,8 +548,12 @@ mod tests {
             let birth = TimelineBirth { timeline: Timeline(1), born: Epoch(epoch), begins: Lsn(0) };
             Acknowledged { at, server, epoch: Epoch(epoch), birth, lsn, row, sync }
         };
-        let length = |told: &[Acknowledged]| overlap(told, &[]).as_millis();
+        let length = |told: &[Acknowledged]| overlap(told, &[], &[]).as_millis();
         assert_eq!(length(&[told(10, 1), told(20, 2), told(30, 2)]), 0);
         assert_eq!(length(&[told(10, 1), told(20, 2), told(30, 2), told(35, 1)]), 15);
+        let at = Duration::from_millis;
+        let stood = Frozen { node: NodeId(1), since: at(12), until: at(32) };
+        let all = [told(10, 1), told(20, 2), told(30, 2), told(35, 1)];
+        assert_eq!(overlap(&all, &[], &[stood]), at(3));
     }
 }

@@ -12,8 +12,8 @@ use sim::workload::{self, Servers, Written};
 use tokio::time::{sleep, timeout};
 
 use super::World;
-use super::sql::{NotTold, Session as Talk, Told, parse_lsn};
-use super::tale::Ack;
+use super::sql::{NotTold, Seen, Session as Talk, Told, parse_lsn};
+use super::tale::{Ack, Shown};
 use crate::lab::address;
 use crate::subject::Ground;
 
@@ -76,7 +76,11 @@ impl workload::Session for Session {
     }
 
     async fn read(&self) -> bool {
-        self.talk.ask("select count(*) from written").await.is_ok()
+        let Ok(seen) = self.talk.read().await else { return false };
+        if let Some(seen) = seen {
+            self.world.shown(self.server, seen);
+        }
+        true
     }
 
     fn is_writable(&self) -> bool {
@@ -94,7 +98,17 @@ impl World {
         let ack = Ack { at: self.now(), server, timeline, lsn, row, sync };
         let mut tale = lock(&self.tale);
         if tale.counted.is_none() {
-            tale.acks.push(ack);
+            tale.note_ack(ack);
+        }
+    }
+
+    /// A primary showed rows to a reader.
+    fn shown(&self, server: NodeId, seen: Seen) {
+        let Seen { timeline, sync, rows } = seen;
+        let shown = Shown { at: self.now(), server, timeline, sync, rows };
+        let mut tale = lock(&self.tale);
+        if tale.counted.is_none() {
+            tale.note_shown(shown);
         }
     }
 
@@ -105,6 +119,10 @@ impl World {
         let mut talk: Option<Talk> = None;
         loop {
             sleep(SIDE_EVERY).await;
+            if self.looks_away() {
+                talk = None;
+                continue;
+            }
             let socket = self.subject.socket(server);
             if talk.as_ref().is_none_or(Talk::is_closed) {
                 let writer = &self.subject.ground().writer;
@@ -131,7 +149,8 @@ impl World {
         if lock(&self.tale).beginnings.contains_key(&(server, timeline)) {
             return;
         }
-        let rows = self.rows_of(server).await.unwrap_or_default();
+        // What it does not tell now it tells with its next acknowledgement.
+        let Ok(rows) = self.rows_of(server).await else { return };
         let old = rows.into_iter().filter(|(_, written)| *written < timeline);
         let old = old.map(|(row, _)| row).collect();
         let branch = timeout(SIDE_PATIENCE, self.branch_of(server, timeline)).await;

@@ -151,7 +151,7 @@ impl Machine {
             Process::Manager | Process::Guard => self.signal(process, Signal::KILL) > 0,
             Process::Host => {
                 let any = !processes_in(self.space.inode).is_empty();
-                kill_all(self.space.inode);
+                let _ = kill_all(self.space.inode);
                 any
             }
         };
@@ -207,11 +207,13 @@ impl Machine {
         if *count > 0 {
             return None;
         }
-        for kind in [Process::Manager, Process::Guard, Process::Postgres] {
-            let held = |by| self.still.get(&by).is_some_and(|count| *count > 0);
-            let concerns = process == Process::Host || process == kind;
-            if concerns && !held(kind) && !held(Process::Host) {
-                self.signal(kind, Signal::CONT);
+        let held = |by| self.still.get(&by).is_some_and(|count| *count > 0);
+        for (pid, kind) in self.processes() {
+            let concerned = process == Process::Host || kind == Some(process);
+            // What the manager needs stands still with the whole machine alone.
+            let goes_on = concerned && !kind.is_some_and(held) && !held(Process::Host);
+            if goes_on && let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::CONT);
             }
         }
         if process == Process::Host { self.frozen_since.take() } else { None }

@@ -38,7 +38,7 @@ use crate::subject::{self, Ground, Kind, Subject};
 use clients::Network;
 use faults::Wires;
 use machine::Machine;
-use sight::Sight;
+use sight::{Goal, Sight};
 use tale::Tale;
 
 pub use race::heat;
@@ -105,29 +105,26 @@ struct World {
 pub fn run(plan: &Plan, number: u32, options: &Options) -> io::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let world = World::build(plan, number, options, true)?;
-        let outcome = world.live().await;
-        world.clear();
-        outcome
+        let staged = World::build(plan, number, options, true)?;
+        staged.0.live().await
     })
 }
 
-impl World {
-    /// Takes the laboratory away. Whoever still holds the world lives in one of its namespaces, and
-    /// ends with them.
-    fn clear(&self) {
-        for machine in lock(&self.machines).values() {
+/// A world whose laboratory is taken away with it, however a run ends: whoever still holds the
+/// world lives in one of its namespaces, and ends with them.
+struct Staged(Arc<World>);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        for machine in lock(&self.0.machines).values() {
             machine.space.leave();
         }
-        self.lab.clear();
+        self.0.lab.clear();
     }
+}
 
-    fn build(
-        plan: &Plan,
-        number: u32,
-        options: &Options,
-        registers: bool,
-    ) -> io::Result<Arc<Self>> {
+impl World {
+    fn build(plan: &Plan, number: u32, options: &Options, registers: bool) -> io::Result<Staged> {
         let clients = plan.workload.clients();
         let slow = cables_are_for(plan);
         let lab = Lab::build(Name::of_this_process(number), clients, slow, options.keep)?;
@@ -150,10 +147,11 @@ impl World {
             registers,
             itself: itself.clone(),
         });
+        let staged = Staged(world);
         for node in plan.cluster.members() {
-            world.add_machine(node, false)?;
+            staged.0.add_machine(node, false)?;
         }
-        Ok(world)
+        Ok(staged)
     }
 
     fn itself(&self) -> Arc<Self> {
@@ -316,7 +314,7 @@ impl World {
     async fn come_up(&self) -> Result<(), String> {
         let limit = self.now() + COME_UP_LIMIT;
         let mut why = String::from("nobody became primary");
-        let mut welcomed = false;
+        let (mut welcomed, mut goal) = (false, Goal::default());
         while self.now() < limit {
             sleep(LOOK_EVERY).await;
             if let Some(primary) = self.holder()
@@ -328,7 +326,7 @@ impl World {
                 }
             }
             if welcomed {
-                match self.lacks() {
+                match self.lacks(&mut goal) {
                     None => return Ok(()),
                     Some(lack) => why = lack,
                 }
@@ -346,7 +344,9 @@ impl World {
         welcome_guest(&socket.0, socket.1, own, guest).await?;
         let inside = sql::Session::at(&socket, keeper, &writer.role).await?;
         let tables = "alter table written add column if not exists \
-                      wal text not null default pg_walfile_name(pg_current_wal_insert_lsn()); \
+                      wal text not null default pg_walfile_name(pg_current_wal_insert_lsn()), \
+                      add column if not exists \
+                      waited_for text not null default current_setting('synchronous_standby_names'); \
                       create table if not exists register (writer bigint, number bigint); \
                       insert into register select null, null \
                       where not exists (select from register); \
@@ -386,10 +386,11 @@ impl World {
     /// What keeps the cluster from being whole even then; returns as soon as nothing does.
     async fn lacks_after(&self, limit: Duration) -> Option<String> {
         let until = self.now() + limit;
-        let mut lack = self.lacks();
+        let mut goal = Goal::default();
+        let mut lack = self.lacks(&mut goal);
         while lack.is_some() && self.now() < until {
             sleep(LOOK_EVERY).await;
-            lack = self.lacks();
+            lack = self.lacks(&mut goal);
         }
         lack
     }

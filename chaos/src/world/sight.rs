@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_replica::ids::{NodeId, Timeline};
+use pg_replica::ids::{Lsn, NodeId, Timeline};
 use sim::nemesis::Machines;
 use sim::place::Place;
 use sim::streams::lock;
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::World;
 use super::clients::SIDE;
-use super::sql::Session;
+use super::sql::{Session, parse_lsn};
 use crate::lab::address;
 use crate::subject::{Done, Programs, View};
 
@@ -30,16 +30,40 @@ const WILLING: Duration = Duration::from_millis(800);
 pub(super) struct Sight {
     views: BTreeMap<NodeId, (Duration, View)>,
     streams: Option<Streams>,
+    /// Nobody looks any more.
+    away: bool,
     /// The cluster has recovered from everything.
     pub(super) recovered: bool,
 }
 
-/// Who streams from a primary, and how far each is behind.
+/// Who streams from a primary, and how far each has replayed its log.
 #[derive(Clone, Debug)]
 struct Streams {
     at: Duration,
     primary: NodeId,
-    behind: BTreeMap<NodeId, u64>,
+    log: Log,
+}
+
+/// The end of a primary's log, and what those that stream from it have of it.
+#[derive(Clone, Debug)]
+struct Log {
+    end: Lsn,
+    replayed: BTreeMap<NodeId, Lsn>,
+}
+
+/// How far everybody has to have replayed: where the log of a primary ended when it was asked
+/// first. Another primary is asked anew.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Goal(Option<(NodeId, Lsn)>);
+
+impl Goal {
+    fn with(&mut self, streams: &Streams) -> Lsn {
+        let of_another = self.0.is_none_or(|(primary, _)| primary != streams.primary);
+        if of_another {
+            self.0 = Some((streams.primary, streams.log.end));
+        }
+        self.0.map_or(streams.log.end, |(_, end)| end)
+    }
 }
 
 /// The primary that is left, with all its rows.
@@ -50,12 +74,28 @@ pub(super) struct Last {
 }
 
 impl World {
+    /// From now on nobody asks or writes anything: what the cluster costs is its own doing.
+    pub(super) fn look_away(&self) {
+        lock(&self.sight).away = true;
+    }
+
+    pub(super) fn looks_away(&self) -> bool {
+        lock(&self.sight).away
+    }
+
     /// Asks a member for its view of the cluster, for ever.
     pub(super) async fn watch(self: Arc<Self>, node: NodeId) {
         loop {
             sleep(LOOK_EVERY).await;
+            if self.looks_away() {
+                continue;
+            }
             if let Some(view) = self.subject.view(node).await {
-                lock(&self.sight).views.insert(node, (self.now(), view));
+                let now = self.now();
+                if let Some(led) = view.leader {
+                    lock(&self.tale).note_leader(now, node, led);
+                }
+                lock(&self.sight).views.insert(node, (now, view));
             }
         }
     }
@@ -64,30 +104,32 @@ impl World {
     pub(super) async fn watch_replication(self: Arc<Self>) {
         loop {
             sleep(LOOK_EVERY).await;
-            let Some(primary) = self.primary() else { continue };
-            let Ok(Ok(behind)) = timeout(ANSWER_WITHIN, self.streams_from(primary)).await else {
+            let Some(primary) = self.primary().filter(|_| !self.looks_away()) else { continue };
+            let Ok(Ok(log)) = timeout(ANSWER_WITHIN, self.streams_from(primary)).await else {
                 continue;
             };
             let at = self.now();
-            lock(&self.sight).streams = Some(Streams { at, primary, behind });
+            lock(&self.sight).streams = Some(Streams { at, primary, log });
         }
     }
 
-    async fn streams_from(&self, primary: NodeId) -> Result<BTreeMap<NodeId, u64>, String> {
+    async fn streams_from(&self, primary: NodeId) -> Result<Log, String> {
         let socket = self.subject.socket(primary);
         let session = Session::at(&socket, &self.subject.ground().keeper, "postgres").await?;
-        let question = "select host(client_addr), \
-             greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
-             from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
+        let question = "select pg_current_wal_lsn(), host(client_addr), replay_lsn \
+             from (select) as one left join pg_stat_replication \
+             on state = 'streaming' and replay_lsn is not null";
         let said = session.ask(question).await?;
+        let end = said.first().and_then(|row| parse_lsn(row.first()?.as_deref()?));
+        let end = end.ok_or("it does not say where its log ends")?;
         let hosts = self.hosts();
-        let streams = said.into_iter().filter_map(|row| {
-            let mut columns = row.into_iter().flatten();
-            let (host, lag) = (columns.next()?, columns.next()?);
+        let replayed = said.into_iter().filter_map(|row| {
+            let mut columns = row.into_iter().skip(1).flatten();
+            let (host, upto) = (columns.next()?, columns.next()?);
             let is = |node: &&NodeId| address(Place::Host(**node)).to_string() == host;
-            Some((*hosts.iter().find(is)?, lag.parse().ok()?))
+            Some((*hosts.iter().find(is)?, parse_lsn(&upto)?))
         });
-        Ok(streams.collect())
+        Ok(Log { end, replayed: replayed.collect() })
     }
 
     /// The freshest views, the latest primacy first.
@@ -134,8 +176,9 @@ impl World {
     }
 
     /// What keeps the cluster from being whole, in words: one server that acknowledges, everybody
-    /// else streams from it, and somebody else leads.
-    pub(super) fn lacks(&self) -> Option<String> {
+    /// else streams from it and has replayed what there was when this was first asked, and somebody
+    /// else leads.
+    pub(super) fn lacks(&self, goal: &mut Goal) -> Option<String> {
         let now = self.now();
         let Some(primary) = self.primary() else { return Some("nobody acknowledges".into()) };
         let tale = lock(&self.tale);
@@ -158,11 +201,12 @@ impl World {
         let streams = sight.streams.clone().filter(|s| s.primary == primary && s.at + FRESH > now);
         drop(sight);
         let Some(streams) = streams else { return Some(format!("{primary} tells nothing")) };
+        let goal = goal.with(&streams);
         for node in &others {
-            match streams.behind.get(node) {
+            match streams.log.replayed.get(node) {
                 None => return Some(format!("{node} does not stream from {primary}")),
-                Some(lag) if *lag > 1 << 20 => {
-                    return Some(format!("{node} is {lag} bytes behind"));
+                Some(upto) if *upto < goal => {
+                    return Some(format!("{node} has replayed up to {upto}, and not to {goal}"));
                 }
                 Some(_) => {}
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pg_replica::env::SyncNames;
 use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
-use sim::witness::Row;
+use sim::witness::{Row, Untold};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
@@ -16,6 +16,13 @@ use crate::subject::Person;
 const RETURNING: &str = "pg_walfile_name(pg_current_wal_insert_lsn()) as wal, \
                          pg_current_wal_insert_lsn()::text as lsn, \
                          current_setting('synchronous_standby_names') as names";
+
+/// What a reader asks for: a server in recovery has no file of a log of its own.
+const READING: &str = "select case when pg_is_in_recovery() then null \
+                       else pg_walfile_name(pg_current_wal_insert_lsn()) end, \
+                       current_setting('synchronous_standby_names'), writer, number, waited_for \
+                       from (select) as one left join (select writer, number, waited_for \
+                       from written order by ctid desc limit 64) as newest on true";
 
 /// An open session. Dropping it ends it, whatever is under way.
 #[derive(Debug)]
@@ -38,6 +45,16 @@ pub(super) struct Told {
     pub(super) sync: SyncNames,
     /// The row that was in the register, where it was asked for and there was one.
     pub(super) found: Option<Row>,
+}
+
+/// What a primary showed to a reader.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) timeline: Timeline,
+    /// Whom commits wait for now.
+    pub(super) sync: SyncNames,
+    /// Its newest rows, and whether the commit of each waited for somebody.
+    pub(super) rows: Vec<Untold>,
 }
 
 /// Why there is no such word.
@@ -140,6 +157,28 @@ impl Session {
         Ok(said.iter().filter_map(row_in).map(texts).collect())
     }
 
+    /// The newest rows, on a primary; on another server, whose rows nobody has promised, nothing.
+    pub(super) async fn read(&self) -> Result<Option<Seen>, String> {
+        let said = self.ask(READING).await?;
+        let mut seen = None;
+        for row in said {
+            let mut columns = row.into_iter().flatten();
+            let (Some(wal), Some(names)) = (columns.next(), columns.next()) else { break };
+            let Some(timeline) = timeline_of(&wal) else { break };
+            let seen = seen.get_or_insert_with(|| {
+                let sync = parse_names(&names);
+                Seen { timeline, sync, rows: Vec::new() }
+            });
+            let mut one = || {
+                let client = columns.next()?.parse().ok()?;
+                let row = Row { client, number: columns.next()?.parse().ok()? };
+                Some(Untold { row, waited: parse_names(&columns.next()?).confirmations })
+            };
+            seen.rows.extend(one());
+        }
+        Ok(seen)
+    }
+
     /// Whether it takes writes, as `target_session_attrs=read-write` asks.
     pub(super) async fn is_writable(&self) -> bool {
         let said = self.ask("show transaction_read_only").await.unwrap_or_default();
@@ -149,13 +188,16 @@ impl Session {
     /// Every row, with the timeline that it was written on.
     pub(super) async fn rows(&self) -> Result<Vec<(Row, Timeline)>, String> {
         let said = self.ask("select writer, number, wal from written").await?;
-        let rows = said.into_iter().filter_map(|row| {
-            let mut columns = row.into_iter().flatten();
-            let client = columns.next()?.parse().ok()?;
-            let number = columns.next()?.parse().ok()?;
-            Some((Row { client, number }, timeline_of(&columns.next()?)?))
+        let rows = said.into_iter().map(|row| {
+            let mut columns = row.iter().flatten();
+            let mut read = || {
+                let client = columns.next()?.parse().ok()?;
+                let number = columns.next()?.parse().ok()?;
+                Some((Row { client, number }, timeline_of(columns.next()?)?))
+            };
+            read().ok_or_else(|| format!("{row:?} is no row that anybody wrote"))
         });
-        Ok(rows.collect())
+        rows.collect()
     }
 }
 

@@ -8,7 +8,7 @@ use pg_replica::ids::{CommandId, Lsn, NodeId, Timeline};
 use serde_json::{Value, json};
 use sim::invariants::OrderAnswer;
 use sim::report::Violation;
-use sim::witness::Row;
+use sim::witness::{Row, Untold};
 
 /// A commit that somebody was told of.
 #[derive(Clone, Debug)]
@@ -29,6 +29,26 @@ pub(super) struct Frozen {
     pub(super) until: Duration,
 }
 
+/// A member's word on who leads those that decide.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Led {
+    pub(super) at: Duration,
+    pub(super) node: NodeId,
+    pub(super) term: u64,
+    pub(super) leader: NodeId,
+}
+
+/// What a reader saw on a primary, as far as nobody had been told of it.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) at: Duration,
+    pub(super) server: NodeId,
+    pub(super) timeline: Timeline,
+    /// Whom commits waited for then.
+    pub(super) sync: SyncNames,
+    pub(super) rows: Vec<Untold>,
+}
+
 /// An operator's order.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -45,6 +65,12 @@ pub(super) struct Tale {
     pub(super) acks: Vec<Ack>,
     /// The rows that a server had when it began to acknowledge on a timeline.
     pub(super) beginnings: BTreeMap<(NodeId, Timeline), Vec<Row>>,
+    /// What each member said of who leads, whenever it said something new.
+    pub(super) led: Vec<Led>,
+    /// What readers saw before anybody was told of it.
+    pub(super) shown: Vec<Shown>,
+    acked: BTreeSet<Row>,
+    seen: BTreeSet<(NodeId, Timeline, Row)>,
     /// Where such a timeline left the one before, as its server says.
     pub(super) branches: BTreeMap<(NodeId, Timeline), Lsn>,
     /// When the rows were counted: what was told later is no evidence.
@@ -62,6 +88,30 @@ pub(super) struct Tale {
 }
 
 impl Tale {
+    pub(super) fn note_ack(&mut self, ack: Ack) {
+        self.acked.insert(ack.row);
+        self.acks.push(ack);
+    }
+
+    pub(super) fn note_leader(&mut self, at: Duration, node: NodeId, led: (u64, NodeId)) {
+        let (term, leader) = led;
+        let last = self.led.iter().rev().find(|word| word.node == node);
+        if last.is_none_or(|word| (word.term, word.leader) != led) {
+            self.led.push(Led { at, node, term, leader });
+        }
+    }
+
+    pub(super) fn note_shown(&mut self, mut shown: Shown) {
+        let (server, timeline) = (shown.server, shown.timeline);
+        let Self { acked, seen, .. } = self;
+        shown
+            .rows
+            .retain(|one| !acked.contains(&one.row) && seen.insert((server, timeline, one.row)));
+        if !shown.rows.is_empty() {
+            self.shown.push(shown);
+        }
+    }
+
     /// The last acknowledgement of all.
     pub(super) fn last_ack(&self) -> Option<&Ack> {
         self.acks.last()
@@ -79,6 +129,14 @@ impl Tale {
         let note = |(at, text): &(Duration, String)| json!({"at": at.as_secs_f64(), "note": text});
         let mut lines: Vec<Value> = self.notes.iter().map(note).collect();
         lines.extend(self.acks.iter().map(ack));
+        lines.extend(self.shown.iter().map(|shown| {
+            let row = |one: &Untold| [u64::from(one.row.client), one.row.number];
+            let rows: Vec<[u64; 2]> = shown.rows.iter().map(row).collect();
+            json!({
+                "at": shown.at.as_secs_f64(), "shown": rows, "by": shown.server.0,
+                "timeline": shown.timeline.0,
+            })
+        }));
         let at = |line: &Value| line["at"].as_f64().unwrap_or_default();
         lines.sort_by(|a, b| at(a).total_cmp(&at(b)));
         lines

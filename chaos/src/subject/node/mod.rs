@@ -3,6 +3,7 @@
 mod record;
 mod words;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -216,9 +217,10 @@ impl Subject for NodeCluster {
     fn record(
         &self,
         members: Vec<NodeId>,
+        lost: BTreeSet<NodeId>,
         began: Duration,
     ) -> Later<'_, Result<Vec<Entry>, String>> {
-        Box::pin(record::read(self, members, began))
+        Box::pin(record::read(self, members, lost, began))
     }
 }
 

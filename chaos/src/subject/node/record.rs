@@ -1,7 +1,7 @@
 //! What the members agreed on, read from their own stores once all of them have ended, with the
 //! times at which each applied it, read from their logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,13 +24,24 @@ use crate::subject::{Entry, Subject};
 pub(super) async fn read(
     subject: &NodeCluster,
     members: Vec<NodeId>,
+    lost: BTreeSet<NodeId>,
     began: Duration,
 ) -> Result<Vec<Entry>, String> {
     let mut all = Vec::new();
     for node in members {
-        let log = fs::read_to_string(subject.log(node)).unwrap_or_default();
+        let Some(source) = find(&subject.store(node)) else {
+            if lost.contains(&node) {
+                continue;
+            }
+            return Err(format!("{node} has no store"));
+        };
+        let log = fs::read_to_string(subject.log(node));
+        let log = log.map_err(|error| format!("the log of {node} cannot be read: {error}"))?;
         let times = applied_at(&log, began);
-        let commands = commands_of(subject, node).await?;
+        let commands = commands_of(subject, node, &source).await?;
+        if times.is_empty() && !commands.is_empty() {
+            return Err(format!("the log of {node} does not say when it applied anything"));
+        }
         let mut state = ControlState::default();
         for (index, command) in commands {
             let applied = state.apply(&command, Sabotage::NONE);
@@ -45,11 +56,13 @@ pub(super) async fn read(
 }
 
 /// The commands in a member's store, by index. It is copied first: what is examined stays as it is.
-async fn commands_of(subject: &dyn Subject, node: NodeId) -> Result<Vec<(u64, Command)>, String> {
+async fn commands_of(
+    subject: &NodeCluster,
+    node: NodeId,
+    source: &Path,
+) -> Result<Vec<(u64, Command)>, String> {
     let told = |why: String| format!("the store of {node} cannot be read: {why}");
     let copy = subject.folder(node).join("examined");
-    let source = find(&subject.store(node)).ok_or_else(|| told("there is none".into()));
-    let Ok(source) = source else { return Ok(Vec::new()) };
     fs::create_dir_all(&copy).map_err(|error| told(error.to_string()))?;
     fs::copy(source, copy.join(FILE)).map_err(|error| told(error.to_string()))?;
     let disk = OsDisk::new(&copy).map_err(|error| told(error.to_string()))?;
