@@ -17,3 +17,7 @@ pub const GUARD_WAKES: Duration = Duration::from_millis(200);
 
 /// Added to how long an overlap may last, where a scenario bounds it.
 pub const OVERLAP: Duration = Duration::from_millis(200);
+
+/// How many times as long a client waits where packets are delayed: a connection takes seven round
+/// trips here, and one in the model.
+pub const WAITS: u32 = 7;

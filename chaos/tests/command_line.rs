@@ -11,7 +11,7 @@ use chaos::impossible::impossible;
 use sim::scenario::{Document, read_file};
 
 /// How many scenarios this world has to be able to run.
-const POSSIBLE_LEAST: usize = 50;
+const POSSIBLE_LEAST: usize = 115;
 
 fn chaos(arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

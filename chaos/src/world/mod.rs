@@ -33,6 +33,7 @@ use sim::workload::{ClientPlan, Ended, Workload};
 use tokio::time::sleep;
 
 use crate::lab::{Disks, Lab, Name, cables_are_for};
+use crate::slack;
 use crate::subject::{self, Ground, Kind, Subject};
 
 use clients::Network;
@@ -356,7 +357,12 @@ impl World {
 
     fn start_clients(self: &Arc<Self>, clients: &Workload) {
         let hosts = self.plan.servers_of_clients();
-        for plan in ClientPlan::all(&self.plan.workload) {
+        let delayed = cables_are_for(&self.plan);
+        for mut plan in ClientPlan::all(&self.plan.workload) {
+            if delayed {
+                plan.timeout *= slack::WAITS;
+                plan.connect_timeout *= slack::WAITS;
+            }
             let life = clients.life(&Network(self.clone()), plan, &hosts);
             drop(self.lab.outside.spawn(life));
         }
