@@ -347,7 +347,8 @@ impl World {
         let tables = "alter table written add column if not exists \
                       wal text not null default pg_walfile_name(pg_current_wal_insert_lsn()), \
                       add column if not exists \
-                      waited_for text not null default current_setting('synchronous_standby_names'); \
+                      waited_for text not null \
+                      default current_setting('synchronous_standby_names'); \
                       create table if not exists register (writer bigint, number bigint); \
                       insert into register select null, null \
                       where not exists (select from register); \
