@@ -288,18 +288,35 @@ impl World {
         newest.data_members().filter(|node| self.machine(*node).is_some()).collect()
     }
 
-    /// Whether enough copies are left without this one. One in the middle of a rewind proves
-    /// nothing of what it once confirmed: to lose another disk then is to lose two.
+    /// Whether enough copies are left without this one: half of all, and of those that confirmed
+    /// what is promised enough to prove it. One in the middle of a rewind proves nothing of what it
+    /// once confirmed: to lose another disk then is to lose two.
     pub(super) fn can_spare(&self, node: NodeId) -> bool {
         let newest = self.oracle.newest();
-        let relies = newest.sync.configs.iter().any(|config| config.confirmations > 0);
+        if !newest.is_born() {
+            return true;
+        }
         let usable = |other: &NodeId| {
             *other != node
                 && self.machine(*other).is_some_and(|machine| machine.server.has_usable_directory())
         };
+        let relied_on = newest.sync.configs.iter().filter(|config| config.confirmations > 0);
+        let mut relied_on = relied_on.peekable();
+        if relied_on.peek().is_none() {
+            return true;
+        }
         let (all, left) =
             (newest.data_members().count(), newest.data_members().filter(usable).count());
-        !(relies && newest.is_born()) || 2 * left >= all
+        2 * left >= all
+            && relied_on.all(|config| {
+                let primacy = &newest.primacy;
+                let record = newest.timelines.get(&config.epoch);
+                let latest = primacy.holder.or(primacy.last_holder);
+                let holder = record.map_or(latest, |record| Some(record.holder));
+                let silent = config.standbys.iter().filter(|standby| !usable(standby)).count();
+                holder.is_some_and(|holder| usable(&holder))
+                    || silent < config.confirmations as usize
+            })
     }
 
     /// Whose Postgres takes writes; of several, the one with the highest epoch.
