@@ -103,6 +103,15 @@ impl BoundedLoss {
         *last = at.max(*last);
     }
 
+    /// A report was answered that told of no position. Where nothing had been acknowledged yet, that
+    /// is the truth of its time; where something had, it tells nothing.
+    pub(super) fn told_of_nothing(&mut self, at: Duration, node: NodeId, epoch: Epoch) {
+        let its = |commit: &Commit| commit.server == node && commit.epoch == epoch;
+        if !self.commits.values().any(|commit| its(commit) && commit.at <= at) {
+            self.located(at, node, epoch);
+        }
+    }
+
     pub(super) fn acknowledged(&mut self, ack: &Acknowledged) {
         let commit = Commit {
             at: ack.at,
@@ -311,6 +320,21 @@ mod tests {
         let (check, findings) = failover(250, Some(5_500));
         assert_kept(&findings);
         assert_eq!(check.loss_bytes_max, 300);
+    }
+
+    /// A server that is down has no position to tell: what it had acknowledged it has not told.
+    #[test]
+    fn a_report_of_nothing_tells_that_there_was_nothing_and_no_more() {
+        let located = |acknowledged_first: bool| {
+            let mut check = BoundedLoss::default();
+            if acknowledged_first {
+                check.acknowledged(&commit(1_000, 1, 1, 1));
+            }
+            check.told_of_nothing(ms(2_000), NodeId(1), Epoch(1));
+            check.located.get(&(NodeId(1), Epoch(1))).copied()
+        };
+        assert_eq!(located(false), Some(ms(2_000)));
+        assert_eq!(located(true), None);
     }
 
     #[test]

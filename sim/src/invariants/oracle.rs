@@ -122,6 +122,11 @@ impl Oracle {
         self.lock().bounded_loss.located(at, node, epoch);
     }
 
+    /// One that told of no position was.
+    pub fn told_of_nothing(&self, at: Duration, node: NodeId, epoch: Epoch) {
+        self.lock().bounded_loss.told_of_nothing(at, node, epoch);
+    }
+
     /// A member told its operator what only its directory has.
     pub fn told(&self, node: NodeId, divergence: Divergence) {
         self.lock().nothing_destroyed.told(node, divergence);

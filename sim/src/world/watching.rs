@@ -63,8 +63,10 @@ struct Asked {
     at: Moment,
     /// The lease by the newest settings.
     lease: Duration,
-    /// The true time, where the report tells the position of this member's log.
+    /// The true time at which the position was seen that the report tells.
     located: Option<Duration>,
+    /// The true time of a report that tells none.
+    lost_sight: Option<Duration>,
 }
 
 impl std::fmt::Debug for MemberObserver {
@@ -115,6 +117,9 @@ impl MemberObserver {
                         self.oracle.lease(self.node, epoch, until);
                         if let Some(left) = asked.located {
                             self.oracle.located(left, self.node, epoch);
+                        }
+                        if let Some(left) = asked.lost_sight {
+                            self.oracle.told_of_nothing(left, self.node, epoch);
                         }
                     }
                     if core.raft().leader != Some(*to) && !memory.relayed {
@@ -168,11 +173,8 @@ impl MemberObserver {
                 let asked = Asked {
                     at: self.clock.now(),
                     lease: self.settled_lease(),
-                    // Who tells of no position is taken to have told it: there was none so far.
-                    located: match report.position {
-                        Some(_) => lock(&self.memory).looked,
-                        None => Some(true_now()),
-                    },
+                    located: report.position.and(lock(&self.memory).looked),
+                    lost_sight: report.position.is_none().then(true_now),
                 };
                 lock(&self.memory).asked.insert((*to, *sent), asked);
             }
