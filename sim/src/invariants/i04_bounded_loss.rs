@@ -103,8 +103,8 @@ impl BoundedLoss {
         *last = at.max(*last);
     }
 
-    /// A report was answered that told of no position. Where nothing had been acknowledged yet, that
-    /// is the truth of its time; where something had, it tells nothing.
+    /// A report was answered that told of no position. Where nothing had been acknowledged yet,
+    /// that is the truth of its time; where something had, it tells nothing.
     pub(super) fn told_of_nothing(&mut self, at: Duration, node: NodeId, epoch: Epoch) {
         let its = |commit: &Commit| commit.server == node && commit.epoch == epoch;
         if !self.commits.values().any(|commit| its(commit) && commit.at <= at) {
