@@ -2,7 +2,6 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use crate::control::Mode;
 use crate::env::Entropy;
 use crate::os::OsEntropy;
 use crate::os::http::HttpRequest;
+use crate::os::ports;
 use crate::os::postgres::Installation;
 
 const MEMBERS: usize = 3;
@@ -69,7 +69,7 @@ impl Nodes {
         let told = |error: io::Error| format!("{}: {error}", folder.display());
         // The server runs under an account of its own and has to get through.
         DirBuilder::new().mode(0o711).create(&folder).map_err(told)?;
-        let ports = free_ports(MEMBERS * 3).map_err(told)?;
+        let ports = ports::free(MEMBERS * 3).map_err(told)?;
         let secret = password();
         let guest = Guest { role: "demo".into(), password: password() };
         let mut cluster = Self { folder, installation, mode, nodes: Vec::new(), secret, guest };
@@ -253,14 +253,6 @@ fn spawn(folder: &Path) -> io::Result<Process> {
         .spawn()?;
     let open = child.stdin.take();
     Ok(Process::Runs(child, open))
-}
-
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    // All at once, so that none is given twice.
-    let taken: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<io::Result<_>>()?;
-    taken.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 fn password() -> String {

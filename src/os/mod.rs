@@ -15,6 +15,7 @@ pub mod hooks;
 pub mod http;
 pub mod net;
 mod places;
+pub mod ports;
 pub mod postgres;
 pub mod sockets;
 

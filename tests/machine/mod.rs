@@ -1,7 +1,6 @@
 //! What tests on the real machine need of it: PostgreSQL's programs, its account, and ports.
 
-use std::net::TcpListener;
-
+use pg_replica::os::ports;
 use pg_replica::os::postgres::{Account, Installation};
 
 /// The server programs. Where there are none a test fails, unless somebody said that this is known.
@@ -24,6 +23,6 @@ pub(crate) fn account() -> Option<Account> {
 
 /// Ports of this machine that nobody listens at, no two of them alike.
 pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let taken = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    taken.map(|listener| listener.local_addr().expect("it has one").port())
+    let free = ports::free(COUNT).expect("free ports");
+    free.try_into().expect("as many as were asked for")
 }
