@@ -133,7 +133,7 @@ impl Situation<'_> {
         let timing = &self.control.settings.timing;
         let leased = self.agent.lease.is_some_and(|l| l.covers(epoch, self.now, timing));
         if !leased && !self.sabotage.is(Saboteur::PromoteWithoutLease) {
-            return self.without_lease(epoch);
+            return self.detach_or_rest();
         }
         if self.seen.system.is_none() {
             return if self.control.system.is_some() {
@@ -351,17 +351,6 @@ impl Situation<'_> {
             }
             Process::Down { .. } => Desire::Rest,
         }
-    }
-
-    /// I5: without a lease nothing is started. A server that has been away for too long is given
-    /// back even so: it has ended, and nothing that is under way starts it.
-    fn without_lease(&self, epoch: Epoch) -> Desire {
-        let was_primary = self.seen.side == Side::Primary && self.agent.born() == Some(epoch);
-        let down = matches!(self.seen.process, Process::Down { .. });
-        if was_primary && down && self.out_of_patience() {
-            return self.release(epoch, "it does not come back in time");
-        }
-        self.detach_or_rest()
     }
 
     fn detach_or_rest(&self) -> Desire {

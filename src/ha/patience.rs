@@ -116,16 +116,19 @@ impl Core {
 
     /// Whether a holder asks for more time: not for a server that it has lost sight of, nor for one
     /// that neither comes back nor ends, because its lease keeps everybody else from serving. Where
-    /// every stop fails, the lease ends, and the guard ends the server. One that has ended is given
-    /// back, which is faster; but a disk that stalls may hold up whatever is under way.
+    /// every stop fails, the lease ends, and the guard ends the server. For one that has ended it
+    /// asks on, because with a lease it is started again or given back at once.
     pub(super) fn wants_lease(&self) -> bool {
         let stuck = !self.is_down() && out_of_patience(&self.agent, &self.control, self.now);
-        self.is_holder() && !stuck && !self.is_overdue() && !self.agent.is_blind(self.now)
+        self.is_holder() && !stuck && !self.is_held_up() && !self.agent.is_blind(self.now)
     }
 
-    fn is_overdue(&self) -> bool {
+    /// Whether what is under way keeps the member from giving back what it should have given back
+    /// by now: a disk that stalls can hold up a start, and the stop that is to cut it short.
+    fn is_held_up(&self) -> bool {
         let limit = restart_limit(&self.control) + GIVE_BACK_LIMIT;
-        self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit)
+        let overdue = self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit);
+        overdue && self.agent.busy.is_some()
     }
 
     fn is_down(&self) -> bool {

@@ -191,14 +191,49 @@ fn a_holder_that_does_not_get_round_to_giving_back_asks_for_no_renewal() {
     bench.actions.clear();
     bench.step(8_900, Event::Wake);
     assert!(!renews(&bench));
-    // When that ends it is given back at last, lease or no lease: somebody has to have it.
-    bench.actions.clear();
+    // When that ends it asks again, and with a lease gives back at last what nobody has taken.
     bench.step(20_000, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
-    bench.sees(20_010, down(false, seen));
+    bench.actions.clear();
+    bench.sees(20_300, down(false, seen.clone()));
+    assert!(renews(&bench));
+    assert_eq!((bench.commands(), bench.verbs()), (vec![], vec![]));
+    away(&mut bench, 20_500, 20_500, &down(false, seen));
     assert!(matches!(
         bench.commands()[..],
         [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
     ));
+}
+
+/// Sees node 2 down, lets its start fail if it is tried, and returns whether it was.
+fn start_fails(bench: &mut Bench, ms: u64) -> bool {
+    bench.sees(ms, down(true, standby(100)));
+    let tried = bench.verbs() == [Verb::Start(StartAs::Standby { upstream: None })];
+    if tried {
+        let id = bench.verb_id();
+        bench.step(ms + 1, Event::VerbDone { id, outcome: fails() });
+    }
+    tried
+}
+
+/// Nobody else may be there to take over: its disk is full, say, and some day it is not.
+#[test]
+fn a_holder_whose_server_does_not_start_goes_on_trying() {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    let mut bench = Bench::new(2, control);
+    hears_leader(&mut bench, 0, 3);
+    let mut tried = 0;
+    for ms in (400..=20_000).step_by(400) {
+        granted(&mut bench, ms, ms + 2, 2);
+        arm_as_asked(&mut bench, ms + 3);
+        let fails = start_fails(&mut bench, ms + 4);
+        tried += u32::from(fails && ms > 10_000);
+    }
+    assert!(tried > 0, "it went on trying for as long as it had its lease");
+    // It asks for it, too: nobody had to give it what it did not ask for.
+    bench.actions.clear();
+    bench.step(20_300, Event::Wake);
+    assert!(renews(&bench));
 }
 
 #[test]
