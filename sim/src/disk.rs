@@ -62,6 +62,7 @@ struct Bill {
 
 struct Faults {
     stalled: bool,
+    stalls: u64,
     slow: f64,
     full: bool,
     failing_writes: bool,
@@ -91,6 +92,7 @@ impl SimDisk {
     pub fn new(stream: Stream) -> Self {
         let faults = Faults {
             stalled: false,
+            stalls: 0,
             slow: 1.0,
             full: false,
             failing_writes: false,
@@ -109,7 +111,9 @@ impl SimDisk {
 
     /// Syncs do not end while the disk is stalled.
     pub fn set_stalled(&self, stalled: bool) {
-        self.state().faults.stalled = stalled;
+        let faults = &mut self.state().faults;
+        faults.stalls += u64::from(stalled && !faults.stalled);
+        faults.stalled = stalled;
         if !stalled {
             self.0.unstalled.notify_waiters();
         }
@@ -168,10 +172,11 @@ impl SimDisk {
         if faults.failing_writes { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 
-    /// Whether whoever writes now waits.
+    /// The number of the stall in which whoever writes now waits, where there is one.
     #[must_use]
-    pub fn is_stalled(&self) -> bool {
-        self.state().faults.stalled
+    pub fn stall(&self) -> Option<u64> {
+        let faults = &self.state().faults;
+        faults.stalled.then_some(faults.stalls)
     }
 
     /// The disk was replaced by an empty one.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -42,16 +42,17 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 pub struct SimPostgres {
     server: Server,
     introductions: Introductions,
-    /// A verb waits for the disk, in the kernel: nothing cuts it short.
-    held_up: Arc<AtomicBool>,
+    /// The last stall of the disk in which a verb wrote something down. It waits in the kernel
+    /// until that stall is over: nothing cuts it short, and no stop gets past it.
+    held_up_in: Arc<AtomicU64>,
 }
 
 impl SimPostgres {
     /// The verbs of `server`.
     #[must_use]
     pub fn new(server: Server) -> Self {
-        let held_up = Arc::new(AtomicBool::new(false));
-        Self { server, introductions: Introductions::default(), held_up }
+        let held_up_in = Arc::new(AtomicU64::new(0));
+        Self { server, introductions: Introductions::default(), held_up_in }
     }
 
     /// The server.
@@ -63,7 +64,9 @@ impl SimPostgres {
     /// Writes down what the server is to be.
     async fn note_wish(&self) -> Result<(), PostgresError> {
         let disk = self.server.core().host.disk();
-        self.held_up.store(disk.is_stalled(), Ordering::Relaxed);
+        if let Some(stall) = disk.stall() {
+            self.held_up_in.store(stall, Ordering::Relaxed);
+        }
         disk.scribble().await.map_err(|error| PostgresError::Transient(error.to_string()))
     }
 
@@ -201,9 +204,10 @@ impl Postgres for SimPostgres {
 
     async fn stop(&self, how: StopHow) -> Result<(), PostgresError> {
         let core = self.server.core();
-        if self.held_up.swap(false, Ordering::Relaxed) {
+        let disk = core.host.disk();
+        if disk.stall() == Some(self.held_up_in.load(Ordering::Relaxed)) {
             // How it ends for the verb that waits is nothing to this one.
-            let _ = core.host.disk().scribble().await;
+            let _ = disk.scribble().await;
         }
         let (gone_send, gone) = oneshot::channel();
         {
