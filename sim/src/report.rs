@@ -334,15 +334,20 @@ impl RunReport {
     }
 }
 
+/// What is said of a cluster that nothing had befallen yet, and that was never whole.
+pub const NEVER_UP: &str = "the cluster did not come up";
+
 impl Violation {
-    /// What two violations have in common that are the same story: the invariant. What has no
-    /// invariant has its words besides, but for numbers: a plan expects many things, and a panic or
-    /// a line that was logged can be any.
+    /// What two violations have in common that are the same story: the invariant, where a cluster
+    /// that does not come up is another story than one that does not recover. What has no invariant
+    /// has its words besides, but for numbers: a plan expects many things, and a panic or a line
+    /// that was logged can be any.
     #[must_use]
     pub fn kind(&self) -> String {
         let is_digit = |c: char| c.is_ascii_digit();
         if self.invariant.strip_prefix('I').is_some_and(|number| number.chars().all(is_digit)) {
-            return self.invariant.clone();
+            let founding = if self.what.starts_with(NEVER_UP) { " from the beginning" } else { "" };
+            return format!("{}{founding}", self.invariant);
         }
         let words = self.what.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
         let words: Vec<&str> = words.collect();
@@ -439,6 +444,7 @@ mod tests {
         assert_eq!(kind("I3", "row 4 is lost"), kind("I3", "n2 has less"));
         assert_eq!(kind("I10", "one answer"), kind("I10", "another"));
         assert_ne!(kind("I3", "row 4 is lost"), kind("I1", "row 4 is lost"));
+        assert_ne!(kind("I9", NEVER_UP), kind("I9", "60 s after the faults ended, n2 is behind"));
         for word in ["expect", "client", "health", "log", "panic"] {
             assert_eq!(kind(word, "there were 2 rewinds"), kind(word, "there were 14 rewinds"));
             assert_ne!(kind(word, "there were 2 rewinds"), kind(word, "there were 2 clones"));

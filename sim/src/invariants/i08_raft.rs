@@ -61,10 +61,11 @@ impl Raft {
             findings.broken(Invariant::I8, at, what);
         }
         *known = view.term;
-        if view.leads {
-            let first = *self.leaders.entry(view.term).or_insert(node);
-            if first != node {
-                let what = format!("{first} and {node} both lead in {}", view.term);
+        // Who follows a leader has its word that a quorum elected it.
+        if let Some(leader) = view.leader.or(view.leads.then_some(node)) {
+            let first = *self.leaders.entry(view.term).or_insert(leader);
+            if first != leader {
+                let what = format!("{first} and {leader} both lead in {}", view.term);
                 findings.broken(Invariant::I8, at, what);
             }
         }

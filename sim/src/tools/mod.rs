@@ -32,8 +32,7 @@ use crate::sockets::MEMBERS_MAX;
 
 pub(crate) use authority::authority;
 pub use mutants::{Hunt, Kill, hunt};
-pub(crate) use threads::words_of;
-pub use threads::{alone, spread};
+pub use threads::{alone, spread, words_of};
 
 /// The profile of everything that can happen.
 pub(crate) const EVERYTHING: &str = "chaos/profiles/everything.toml";

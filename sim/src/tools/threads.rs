@@ -41,7 +41,8 @@ pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
 }
 
 /// What a panic says, in one line.
-pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
+#[must_use]
+pub fn words_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without words").replace('\n', " ")

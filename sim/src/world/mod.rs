@@ -33,7 +33,7 @@ use crate::invariants::Healed;
 use crate::nemesis::{self, Machines};
 use crate::place::Place;
 use crate::postgres::FOREIGN_ROW;
-use crate::report::{Measured, RunOptions, RunReport, Violation, WorldKind};
+use crate::report::{Measured, NEVER_UP, RunOptions, RunReport, Violation, WorldKind};
 use crate::rt;
 use crate::scenario::{Answer, Fault, Order, Plan, PlanEvent, Process};
 use crate::sometimes::Sometimes;
@@ -101,8 +101,10 @@ fn play(plan: &Plan, options: &RunOptions) -> (RunReport, Remains) {
     }
     let remains = world.as_ref().map_or_else(Remains::default, |world| world.fabric.remains());
     let began = world.as_ref().map_or(Duration::ZERO, |world| *lock(&world.began));
+    let end = world.as_ref().map_or(Duration::ZERO, |world| lock(&world.trace).last());
     let logged = errors.take().into_iter().map(|(at, line)| {
-        let (at, what) = (at.saturating_sub(began), format!("an error was logged: {line}"));
+        let at = at.unwrap_or(end).saturating_sub(began);
+        let what = format!("an error was logged: {line}");
         Violation { invariant: "log".into(), at, what }
     });
     let logged = logged.collect();
@@ -125,8 +127,7 @@ async fn live(world: &Arc<World>, canary: bool) -> Measured {
     *lock(&world.began) = began;
     let mut measured = Measured { first_primary: world.primary(), ..Measured::default() };
     if !up {
-        let what = "the cluster did not come up".to_owned();
-        world.expectation_failed("I9", what);
+        world.expectation_failed("I9", NEVER_UP.to_owned());
     }
     world.counters_begin();
     let clients = world.clients.clone();

@@ -371,7 +371,7 @@ const EXPECTED_ERRORS: &[(&str, &str)] = &[
 ];
 
 /// When each was logged, and what it says.
-type Lines = Arc<Mutex<Vec<(Duration, String)>>>;
+type Lines = Arc<Mutex<Vec<(Option<Duration>, String)>>>;
 
 /// Lines that anybody logged as errors, the libraries included. A run in which there is one is not
 /// clean, but for those that are expected.
@@ -388,8 +388,8 @@ impl ErrorLog {
         Self { lines, _scope: tracing::subscriber::set_default(listener) }
     }
 
-    /// What was logged until now, with the time of the world.
-    pub(super) fn take(&self) -> Vec<(Duration, String)> {
+    /// What was logged until now, with the time of the world, where whoever did it was in one.
+    pub(super) fn take(&self) -> Vec<(Option<Duration>, String)> {
         std::mem::take(&mut lock(&self.lines))
     }
 }
@@ -433,7 +433,7 @@ impl tracing::Subscriber for Listener {
         if !EXPECTED_ERRORS.iter().any(|known| expected(&known)) {
             // Whoever logs while a run is torn down does so outside of its time.
             let now = madsim::time::TimeHandle::try_current().map(|time| time.elapsed());
-            lock(&self.lines).push((now.unwrap_or_default(), format!("{target}: {}", text.0)));
+            lock(&self.lines).push((now, format!("{target}: {}", text.0)));
         }
     }
 
