@@ -22,6 +22,9 @@ use super::counters::Counters;
 /// failover; whoever is further behind than this has missed the oldest ones and is told so.
 const ROLE_CHANGES_MAX: usize = 64;
 
+/// What the log says of an entry whose effect came with a snapshot.
+pub const BY_SNAPSHOT: &str = "the control state came as a snapshot";
+
 /// A change of the role, as it is called out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleChange {
@@ -230,7 +233,7 @@ impl Observer for StatusBoard {
 
     fn installed(&self, index: u64) {
         self.lock().counters.installed(index);
-        tracing::info!(index, "the control state came as a snapshot");
+        tracing::info!(index, "{BY_SNAPSHOT}");
     }
 }
 

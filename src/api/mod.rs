@@ -37,7 +37,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, patch, post};
 
 pub use access::{Access, Caller, TokenCheck};
-pub use board::{RoleChange, Snapshot, StatusBoard};
+pub use board::{BY_SNAPSHOT, RoleChange, Snapshot, StatusBoard};
 pub use counters::Counters;
 pub use operator::{Desk, Operator, OrderEnd, Reported, Vet};
 pub use status::{MemberStatus, Status};

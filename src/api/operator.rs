@@ -5,7 +5,6 @@
 //! harmless, so a lost answer is asked for again instead of being guessed at. It speaks through the
 //! [`Network`] that the members speak through, whichever that is; it decides nothing.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft_rt::AsyncRuntime;
 
-use crate::control::{Applied, Command, Order, OrderOutcome};
+use crate::control::{Applied, Command, Order, OrderOutcome, SettingsChange};
 use crate::env::{Clock, Entropy, Network, NetworkError, Peer};
 use crate::ha::Chore;
 use crate::ids::{CommandId, Incarnation, Moment, NodeId};
@@ -87,8 +86,8 @@ pub trait Desk: Send + Sync + 'static {
     fn reports(&self) -> BoxFuture<'_, Result<Reported, String>>;
     /// Asks a member to do something to its own Postgres: what it will do, or why not.
     fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>>;
-    /// Whether this machine's server would start with these parameters, and if not, why.
-    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>>;
+    /// Whether this machine could live with such settings, and if not, why.
+    fn vet(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), String>>;
     /// Asks a machine that is to be admitted which store it runs on.
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>>;
 }
@@ -103,9 +102,8 @@ pub struct Operator<Rt, N, C, R> {
     runtime: PhantomData<fn() -> Rt>,
 }
 
-/// Tries parameters on this machine's server. Where there is none, everything passes.
-pub type Vet =
-    Arc<dyn Fn(BTreeMap<String, String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Tries settings on this machine: on its server, where it has one, and beside its own file.
+pub type Vet = Arc<dyn Fn(SettingsChange) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 impl<Rt, N, C, R> fmt::Debug for Operator<Rt, N, C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,7 +137,7 @@ where
         Self { board, network, clock, entropy, vet, runtime: PhantomData }
     }
 
-    /// Parameters are tried like this before they are ordered.
+    /// Settings are tried like this before they are ordered.
     #[must_use]
     pub fn trying(self, vet: Vet) -> Self {
         Self { vet, ..self }
@@ -318,8 +316,8 @@ where
         .boxed()
     }
 
-    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>> {
-        (self.vet)(parameters)
+    fn vet(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), String>> {
+        (self.vet)(change)
     }
 
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>> {

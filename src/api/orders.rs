@@ -155,12 +155,8 @@ pub(super) async fn configure(sources: &Sources, body: Body) -> Result<Response,
     let id = fields.id(&*sources.desk)?;
     let present = sources.board.snapshot().control.settings.clone();
     let order = settings::order(&fields.0, &present).map_err(Refusal::bad)?;
-    if let Order::Configure(change) = &order
-        && !change.parameters.is_empty()
-    {
-        let set = |(name, value): (&String, &Option<String>)| Some((name.clone(), value.clone()?));
-        let tried = change.parameters.iter().filter_map(set).collect();
-        sources.desk.vet(tried).await.map_err(Refusal::bad)?;
+    if let Order::Configure(change) = &order {
+        sources.desk.vet(change.clone()).await.map_err(Refusal::bad)?;
     }
     give(sources, id, order).await
 }
@@ -174,7 +170,7 @@ pub(super) async fn add_member(sources: &Sources, body: Body) -> Result<Response
     let address = fields.text("address")?.ok_or_else(|| missing("address"))?;
     let witness = fields.flag("witness")?.unwrap_or_default();
     let postgres = fields.text("postgres")?;
-    let priority = priority(&mut fields)?.unwrap_or(1);
+    let priority = priority(&mut fields)?.unwrap_or(Member::USUAL_PRIORITY);
     let no_failover = fields.flag("no_failover")?.unwrap_or_default();
     fields.end()?;
     let kind = if witness { MemberKind::Witness } else { MemberKind::Data };

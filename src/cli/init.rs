@@ -19,8 +19,8 @@ pub(super) struct Init {
     /// This member's number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=999_999))]
     node: u64,
-    /// The machines of the founding members, in the order of their numbers; without them, three
-    /// members on this machine.
+    /// The machines of the founding members, in the order of their numbers, or that of a member
+    /// that joins later; without them, three members on this machine.
     #[arg(long, value_delimiter = ',', value_name = "HOST,HOST,HOST")]
     hosts: Vec<String>,
     /// The file to write. One that exists is never overwritten.
@@ -30,6 +30,7 @@ pub(super) struct Init {
 
 impl Init {
     pub(super) fn run(self) -> Result<(), Failure> {
+        self.check_hosts()?;
         let outline = Outline { cluster: self.cluster, node: self.node, hosts: self.hosts };
         let text = template(&outline);
         let output = self.output.display().to_string();
@@ -54,6 +55,21 @@ impl Init {
             nodes.join(",")
         ));
         Ok(())
+    }
+}
+
+impl Init {
+    /// The others find a member at the address that its own file names.
+    fn check_hosts(&self) -> Result<(), Failure> {
+        let Self { node, hosts, .. } = self;
+        let named = hosts.len() as u64;
+        if named <= 1 || *node <= named {
+            return Ok(());
+        }
+        Err(Failure::input(format!(
+            "--hosts names {named} machines, and member {node} is on none of them; for a member \
+             that joins later name its own machine alone, as in `--node {node} --hosts 10.0.0.9`"
+        )))
     }
 }
 

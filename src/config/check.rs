@@ -11,7 +11,7 @@ use crate::ids::NodeId;
 use super::address::Address;
 use super::entries::Entries;
 use super::place::BadConfig;
-use super::{Config, MemberConfig};
+use super::{Config, MemberConfig, RaftPace};
 
 /// How a line of `pg_hba.conf` begins.
 const HBA_STARTS: &[&str] =
@@ -283,18 +283,23 @@ fn timings(config: &Config) -> Checked {
             ),
         ));
     }
-    if pace.election_max_ms * 2 > timing.lease_ms {
-        return Err(config.wrong(
-            "raft.election_max_ms",
-            format!(
-                "election_max_ms is {} and the lease {} ms: two rounds have to fit into a lease, \
-                 or the loss of a leader costs the primary its writes; make the lease longer or \
-                 the elections shorter",
-                pace.election_max_ms, timing.lease_ms
-            ),
-        ));
+    let fits = pace.check_lease(timing.lease_ms);
+    fits.map_err(|why| config.wrong("raft.election_max_ms", why))
+}
+
+impl RaftPace {
+    /// Whether the elections leave a holder its lease, or in a sentence why they do not.
+    pub fn check_lease(&self, lease_ms: u64) -> Result<(), String> {
+        if self.election_max_ms * 2 <= lease_ms {
+            return Ok(());
+        }
+        Err(format!(
+            "election_max_ms is {} and the lease {lease_ms} ms: two rounds have to fit into a \
+             lease, or the loss of a leader costs the primary its writes; make the lease longer or \
+             the elections shorter",
+            self.election_max_ms
+        ))
     }
-    Ok(())
 }
 
 fn hba(config: &Config) -> Checked {

@@ -116,7 +116,7 @@ pub(crate) const KEYS: &[Key] = &[
         "state_dir",
         Path,
         Wrong("\"/var/lib/pg_replica\""),
-        "The node's own directory: its vote, its log, generated passwords.",
+        "The node's own directory: its vote, its log, the server's sockets, what was set aside.",
     ),
     key(
         "join",
@@ -260,7 +260,8 @@ pub(crate) const KEYS: &[Key] = &[
         "settings.lease_ms",
         MS,
         Value("2000"),
-        "How long a primary may write without hearing from a majority.",
+        "How long a primary may write without hearing from a majority. In `async` a failover waits \
+         for the longest that it ever was, also after it is lowered again.",
     ),
     key(
         "settings.heartbeat_ms",
@@ -296,7 +297,8 @@ pub(crate) const KEYS: &[Key] = &[
         "settings.restart_ms",
         MS,
         Value("5000"),
-        "How long a Postgres that crashed may take to come back before another is chosen.",
+        "How long a Postgres that crashed may take to come back before another is chosen; in \
+         `quorum-sync`, where a failover loses nothing, 1.5 s at most.",
     ),
     key(
         "settings.promote_ms",

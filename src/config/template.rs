@@ -19,8 +19,8 @@ pub struct Outline {
     pub cluster: String,
     /// The member's number. One that is not among the founding members joins.
     pub node: u64,
-    /// The machines of the founding members in the order of their numbers. Where there are none,
-    /// three members are listed that all live on this machine.
+    /// The machines of the founding members in the order of their numbers; for a member that joins,
+    /// its own alone. Where there are none, three members are listed that all live on this machine.
     pub hosts: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ impl Outline {
 
     /// On one machine every member needs ports of its own; on several the usual ones are best.
     fn member(&self, number: u64) -> [(String, String); 2] {
-        let at = usize::try_from(number - 1).ok();
+        let at = if self.joins() { Some(0) } else { usize::try_from(number - 1).ok() };
         let [peers, postgres] = match at.and_then(|at| self.hosts.get(at)) {
             Some(host) => [(host.as_str(), PEERS_PORT), (host, POSTGRES_PORT)],
             None => {

@@ -46,6 +46,11 @@ pub struct Member {
     pub no_failover: bool,
 }
 
+impl Member {
+    /// The priority of a member of which nobody says another.
+    pub const USUAL_PRIORITY: u32 = 100;
+}
+
 /// The right to be primary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Primacy {

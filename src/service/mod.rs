@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, lookup_host};
 
 use crate::api::{self, Access, Operator, StatusBoard, Vet};
-use crate::config::{Address, BadConfig, Config, Loaded};
+use crate::config::{Address, BadConfig, Config, Loaded, RaftPace};
 use crate::env::Clock;
 use crate::os::guard::OsGuard;
 use crate::os::hooks::{self, Hook};
@@ -94,7 +94,7 @@ pub async fn run(loaded: Loaded, with_parent: bool) -> Result<(), ServiceError> 
 
     let board = Arc::new(StatusBoard::new(config.node, &*config.cluster, OsClock.now()));
     let desk = Operator::new(board.clone(), network.clone(), OsClock, OsEntropy);
-    let desk = Arc::new(desk.trying(vet(postgres.clone())));
+    let desk = Arc::new(desk.trying(vet(postgres.clone(), config.raft)));
     let router = api::router(board.clone(), desk.clone(), access(&loaded));
     let tls = loaded.certificates.as_ref().map(Certificates::for_anybody);
     let serving = tokio::spawn(http::serve::<Tcp>(pages, router, tls));
@@ -162,12 +162,17 @@ fn announce(config: &Config) {
 }
 
 /// A witness has no server to try parameters on.
-fn vet(postgres: Option<OsPostgres>) -> Vet {
-    Arc::new(move |parameters| {
+fn vet(postgres: Option<OsPostgres>, pace: RaftPace) -> Vet {
+    Arc::new(move |change| {
         let postgres = postgres.clone();
         Box::pin(async move {
+            if let Some(timing) = &change.timing {
+                pace.check_lease(timing.lease_ms)?;
+            }
+            let given = change.parameters.into_iter();
+            let given = given.filter_map(|(name, value)| Some((name, value?))).collect();
             match postgres {
-                Some(postgres) => postgres.vet(&parameters).await,
+                Some(postgres) => postgres.vet(&given).await,
                 None => Ok(()),
             }
         })

@@ -70,7 +70,13 @@ fn a_first_configuration_is_written_once_and_passes_the_check() {
 fn what_makes_no_sense_is_not_written() {
     let folder = Folder::new("nonsense");
     let file = folder.path("node.toml");
-    for words in [&["--cluster", "My Shop"][..], &["--hosts", "db1,db2"], &["--node", "0"]] {
+    let nonsense: [&[&str]; 4] = [
+        &["--cluster", "My Shop"],
+        &["--hosts", "db1,db2"],
+        &["--node", "0"],
+        &["--node", "4", "--hosts", "db1,db2,db3"],
+    ];
+    for words in nonsense {
         let output = node(&[&["init", "--output", &file], words].concat());
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(!PathBuf::from(&file).exists());

@@ -13,8 +13,10 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::api::{Access, Caller, Desk, OrderEnd, Reported, StatusBoard, router};
+use crate::config::RaftPace;
 use crate::control::{
     Applied, Clearance, Command, ControlState, Member, MemberKind, Mode, Order, Settings,
+    SettingsChange,
 };
 use crate::env::{Observation, Outcome, Process, ReceiverState, Side, SyncNames, TimelineBirth};
 use crate::ha::{Action, Ask, Chore, Core, Event, HeartbeatAnswer, RaftView, Report, RequestId};
@@ -295,9 +297,12 @@ impl Desk for Fake {
         async move { answer }.boxed()
     }
 
-    fn vet(&self, parameters: BTreeMap<String, String>) -> BoxFuture<'_, Result<(), String>> {
-        let wrong = parameters.values().any(|value| value == "banana");
-        async move { if wrong { Err("invalid value: \"banana\"".into()) } else { Ok(()) } }.boxed()
+    fn vet(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), String>> {
+        let pace = RaftPace { heartbeat_ms: 150, election_min_ms: 350, election_max_ms: 500 };
+        let lease = change.timing.map_or(Ok(()), |timing| pace.check_lease(timing.lease_ms));
+        let wrong = change.parameters.values().flatten().any(|value| value == "banana");
+        let tried = if wrong { Err("invalid value: \"banana\"".into()) } else { Ok(()) };
+        async move { lease.and(tried) }.boxed()
     }
 
     fn greet(&self, node: NodeId, address: String) -> BoxFuture<'_, Result<Incarnation, String>> {

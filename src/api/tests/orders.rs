@@ -99,6 +99,16 @@ async fn a_parameter_that_the_server_would_not_start_with_is_never_ordered() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_too_short_for_the_elections_is_not_ordered() {
+    let site = Site::new(&Bench::primary(), 1_001);
+    let patch = r#"{"timing": {"lease_ms": 900}}"#;
+    let (status, said) = site.ask(Method::PATCH, "/config", patch).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(said.to_string().contains("two rounds have to fit into a lease"), "{said}");
+    assert_eq!(site.desk.ordered(), []);
+}
+
+#[tokio::test]
 async fn settings_and_members_are_changed_by_orders_like_everything() {
     let site = Site::new(&Bench::primary(), 1_001);
     let (status, _) = site.ask(Method::PATCH, "/config", r#"{"mode": "async"}"#).await;
@@ -114,6 +124,7 @@ async fn settings_and_members_are_changed_by_orders_like_everything() {
     assert_eq!(ordered.next(), Some(Order::Pause));
     let Some(Order::AddMember { node, member }) = ordered.next() else { panic!("an admission") };
     assert_eq!((node, member.kind), (NodeId(4), MemberKind::Data));
+    assert_eq!(member.priority, 100, "as a founding member has where nobody says anything");
     assert_eq!(member.incarnation, Incarnation(400), "the store that answered at that address");
     let tagged = Order::TagMember { node: NodeId(3), priority: 1, no_failover: true };
     assert_eq!(ordered.next(), Some(tagged));

@@ -112,6 +112,16 @@ fn a_template_for_several_machines_has_their_addresses_and_certificates() {
 }
 
 #[test]
+fn a_template_for_a_member_that_joins_has_its_own_address() {
+    let hosts = vec!["10.0.0.4".to_owned()];
+    let text = template(&Outline { cluster: "main".into(), node: 4, hosts });
+    let config = read_text(&text).unwrap_or_else(|bad| panic!("{bad}\n{text}"));
+    let peers: Vec<String> = config.members.values().map(|m| m.peers.to_string()).collect();
+    assert_eq!((config.join, peers), (true, vec!["10.0.0.4:7400".to_owned()]));
+    assert_eq!(config.me().postgres.as_ref().unwrap().to_string(), "10.0.0.4:5432");
+}
+
+#[test]
 fn the_template_with_every_comment_taken_seriously_is_understood() {
     let text = template(&Outline { cluster: "main".into(), node: 1, hosts: Vec::new() });
     let is_key = |line: &str| {
