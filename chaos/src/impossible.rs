@@ -46,7 +46,7 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
         Fault::Disk { flaw: DiskFlaw::Slow { .. } | DiskFlaw::Errors { .. }, .. } => {
             Some("no disk can be told to be slow, or to fail")
         }
-        Fault::Postgres { flaw, .. } => way_of(*flaw).err(),
+        Fault::Postgres { flaw, .. } => means_of(*flaw).err(),
         Fault::Order { order: Order::Failover { to: None, .. }, .. } => {
             Some("over HTTP a failover names its candidate")
         }
@@ -62,7 +62,7 @@ fn in_fault(fault: &Fault) -> Option<&'static str> {
 }
 
 /// How a real server is made to have a flaw.
-pub(crate) enum Way {
+pub(crate) enum Means {
     /// Its processes are stopped.
     Hang,
     /// This program fails on its machine.
@@ -72,13 +72,13 @@ pub(crate) enum Way {
 }
 
 /// How a real server is made to have this flaw; or why none can have it.
-pub(crate) fn way_of(flaw: PostgresFlaw) -> Result<Way, &'static str> {
+pub(crate) fn means_of(flaw: PostgresFlaw) -> Result<Means, &'static str> {
     match flaw {
-        PostgresFlaw::Hang => Ok(Way::Hang),
-        PostgresFlaw::RewindFails => Ok(Way::Fail(Watched::Rewind)),
-        PostgresFlaw::CloneFails => Ok(Way::Fail(Watched::Clone)),
-        PostgresFlaw::InitialiseFails => Ok(Way::Fail(Watched::Founding)),
-        PostgresFlaw::DiskFull => Ok(Way::Fill),
+        PostgresFlaw::Hang => Ok(Means::Hang),
+        PostgresFlaw::RewindFails => Ok(Means::Fail(Watched::Rewind)),
+        PostgresFlaw::CloneFails => Ok(Means::Fail(Watched::Clone)),
+        PostgresFlaw::InitialiseFails => Ok(Means::Fail(Watched::Founding)),
+        PostgresFlaw::DiskFull => Ok(Means::Fill),
         PostgresFlaw::SlowStart
         | PostgresFlaw::SlowStop
         | PostgresFlaw::StopHangs

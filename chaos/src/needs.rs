@@ -8,7 +8,7 @@ use pg_replica::os::postgres::Installation;
 use rustix::process::geteuid;
 use sim::scenario::Plan;
 
-use crate::lab::{self, Disks, cables_are_for};
+use crate::lab::{self, Cables, Disks};
 
 /// Everything that is missing, one sentence each; empty where nothing is.
 #[must_use]
@@ -73,7 +73,8 @@ pub fn missing_for_some() -> Vec<String> {
 #[must_use]
 pub fn missing_for_plan(plan: &Plan) -> Option<String> {
     let disks = Disks::are_for(plan).then(|| DISKS.clone()).flatten();
-    disks.or_else(|| cables_are_for(plan).then(|| CABLES.clone()).flatten())
+    let carried = Cables::of(plan) == Cables::Carried;
+    disks.or_else(|| carried.then(|| CABLES.clone()).flatten())
 }
 
 /// Where `ci/install-patroni` puts Patroni. The servers' account has to get there.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sim::report::Violation;
 use sim::scenario::Plan;
-use sim::tools::spread;
+use sim::tools::{spread, words_of};
 
 use crate::impossible::impossible;
 use crate::needs;
@@ -70,11 +70,8 @@ fn left_out(plan: &Plan) -> Option<String> {
 
 /// A panic of one is not the end of all.
 pub(crate) fn caught<T>(run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().cloned();
-        let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        Err(io::Error::other(format!("a panic: {}", words.unwrap_or_default())))
-    })
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", words_of(&*panic)))))
 }
 
 impl Run {

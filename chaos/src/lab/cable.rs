@@ -22,24 +22,38 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tun::Tun;
 
 use super::space::inside;
-use super::{ATTEMPT, Lab, Name, Way};
+use super::{Attempt, Lab, Name, Way};
 
 /// More than any packet has.
 const PACKET_MAX: usize = 1 << 16;
 /// What is wrong with each direction at the moment.
 pub(super) type Faults = Arc<Mutex<BTreeMap<Way, LinkFault>>>;
 
-/// Whether machines hang on such cables in this plan.
-#[must_use]
-pub fn cables_are_for(plan: &Plan) -> bool {
-    plan.events.iter().any(|event| {
-        matches!(&event.fault, Fault::Link { flaw, .. } if !matches!(flaw, LinkFlaw::Loss { .. }))
-    })
+/// What machines hang on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cables {
+    /// Links of the kernel's own, which lose packets at most.
+    Plain,
+    /// Links that this process carries, which also delay, double and reorder.
+    Carried,
+}
+
+impl Cables {
+    /// Those that a plan asks for.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let loses = |flaw: &LinkFlaw| matches!(flaw, LinkFlaw::Loss { .. });
+        let carried = plan
+            .events
+            .iter()
+            .any(|event| matches!(&event.fault, Fault::Link { flaw, .. } if !loses(flaw)));
+        if carried { Self::Carried } else { Self::Plain }
+    }
 }
 
 /// Lays one and takes it away: whether this machine can.
 pub fn attempt_cables() -> io::Result<()> {
-    Lab::build(Name::of_this_process(ATTEMPT), 0, true, false).map(drop)
+    Lab::build(Name::of_an_attempt(Attempt::Cables), 0, Cables::Carried, false).map(drop)
 }
 
 /// One cable.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use sim::scenario::{DiskFlaw, Fault, Plan, PostgresFlaw};
 
-use super::{ATTEMPT, Lab, Name, run};
+use super::{Attempt, Cables, Lab, Name, run};
 
 /// Where a manager keeps what it knows.
 const STORE_BYTES: u64 = 512 << 20;
@@ -136,7 +136,7 @@ pub(super) fn freeze(at: &Path, frozen: bool) -> io::Result<()> {
 
 /// Makes disks, breaks one in both ways and takes them away: whether this machine can.
 pub fn attempt_disks() -> io::Result<()> {
-    let lab = Lab::build(Name::of_this_process(ATTEMPT), 0, false, false)?;
+    let lab = Lab::build(Name::of_an_attempt(Attempt::Disks), 0, Cables::Plain, false)?;
     let mut disks = Disks::make(&lab.folder().join("store"), &lab.folder().join("data"))?;
     disks.store.set_full(true)?;
     disks.store.set_stalled(true)?;

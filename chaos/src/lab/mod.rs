@@ -21,7 +21,7 @@ use std::process::{Command, Output};
 use pg_replica::ids::NodeId;
 use sim::place::Place;
 
-pub use cable::{attempt_cables, cables_are_for};
+pub use cable::{Cables, attempt_cables};
 pub use disk::{Disks, attempt_disks};
 pub(crate) use leftovers::kill_all;
 pub use leftovers::{Reaper, reap, sweep};
@@ -30,12 +30,18 @@ pub use switch::{Cut, Loss, Switch};
 
 /// What the names of all laboratories begin with.
 const PREFIX: &str = "pgc";
-/// The number of a laboratory in which nothing happens.
-const ATTEMPT: u32 = u32::MAX;
 /// The namespace of the switch.
 const SWITCH: &str = "sw";
 /// The namespace of clients and operators.
 const OUTSIDE: &str = "out";
+
+/// What is tried to find out whether a machine can do it.
+#[derive(Clone, Copy, Debug)]
+enum Attempt {
+    Network,
+    Disks,
+    Cables,
+}
 
 /// A laboratory's name: the process that made it, and its number there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +55,12 @@ impl Name {
     #[must_use]
     pub fn of_this_process(number: u32) -> Self {
         Self { process: std::process::id(), number }
+    }
+
+    /// That of an attempt of this process. Each has a name of its own, because several may be under
+    /// way at a time.
+    fn of_an_attempt(attempt: Attempt) -> Self {
+        Self::of_this_process(u32::MAX - attempt as u32)
     }
 
     /// The namespace that is called `part` in it.
@@ -104,12 +116,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it, with cables that delay where they are to be `slow`.
-    pub fn build(name: Name, clients: u32, slow: bool, keep: bool) -> io::Result<Self> {
+    /// Builds it, with cables of this kind.
+    pub fn build(name: Name, clients: u32, cables: Cables, keep: bool) -> io::Result<Self> {
         let reaper = Reaper::start(&name, keep)?;
         // The servers run under an account of their own and have to get through.
         DirBuilder::new().mode(0o711).create(name.folder())?;
-        let switch = Switch::build(name.space(SWITCH), slow)?;
+        let switch = Switch::build(name.space(SWITCH), cables)?;
         let places: Vec<Place> =
             [Place::Operator].into_iter().chain((0..clients).map(Place::Client)).collect();
         let addresses: Vec<Ipv4Addr> = places.into_iter().map(address).collect();
@@ -145,7 +157,7 @@ impl Drop for Lab {
 
 /// Builds the smallest laboratory and takes it away again: whether this machine can.
 pub fn attempt() -> io::Result<()> {
-    let lab = Lab::build(Name::of_this_process(ATTEMPT), 0, false, false)?;
+    let lab = Lab::build(Name::of_an_attempt(Attempt::Network), 0, Cables::Plain, false)?;
     lab.switch.cut(&Cut { silent: [address(Place::Operator)].into(), ..Cut::default() })
 }
 

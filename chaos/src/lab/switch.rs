@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use sim::fabric::LinkFault;
 use sim::streams::lock;
 
-use super::cable::{Cable, Faults};
+use super::cable::{Cable, Cables, Faults};
 use super::space::Space;
 use super::{Way, run, succeeded};
 
@@ -74,19 +74,19 @@ pub struct Loss {
 #[derive(Debug)]
 pub struct Switch {
     space: String,
-    /// The cables, where they are of the kind that delays.
-    slow: Option<Faults>,
+    /// What is wrong with each direction, where this program carries the cables.
+    carried: Option<Faults>,
     cables: Mutex<Vec<Cable>>,
 }
 
 impl Switch {
-    /// A switch; `slow` says what kind of cables machines get.
-    pub(super) fn build(space: String, slow: bool) -> io::Result<Self> {
+    /// A switch, and what kind of cables machines get.
+    pub(super) fn build(space: String, cables: Cables) -> io::Result<Self> {
         run("ip", &["netns", "add", &space])?;
         run("ip", &["-n", &space, "link", "add", "name", "hub", "type", "bridge"])?;
         run("ip", &["-n", &space, "link", "set", "hub", "up"])?;
-        let slow = slow.then(Faults::default);
-        let switch = Self { space, slow, cables: Mutex::default() };
+        let carried = (cables == Cables::Carried).then(Faults::default);
+        let switch = Self { space, carried, cables: Mutex::default() };
         switch.say(&TABLE.replace("NODE", NODE_PORTS).replace("POSTGRES", POSTGRES_PORTS))?;
         Ok(switch)
     }
@@ -100,7 +100,7 @@ impl Switch {
     ) -> io::Result<Space> {
         let switch = self.space.as_str();
         run("ip", &["netns", "add", space])?;
-        if let Some(faults) = &self.slow {
+        if let Some(faults) = &self.carried {
             let cable = Cable::lay((space, "eth0"), (switch, port), faults.clone())?;
             lock(&self.cables).push(cable);
         } else {
@@ -120,14 +120,14 @@ impl Switch {
 
     /// From now on this, besides loss, is wrong with a direction; by default nothing.
     pub fn disturb(&self, way: Way, fault: LinkFault) {
-        if let Some(faults) = &self.slow {
+        if let Some(faults) = &self.carried {
             lock(faults).insert(way, fault);
         }
     }
 
     /// Nothing is wrong with any direction.
     pub fn calm(&self) {
-        if let Some(faults) = &self.slow {
+        if let Some(faults) = &self.carried {
             lock(faults).clear();
         }
     }

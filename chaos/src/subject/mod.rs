@@ -68,6 +68,8 @@ pub struct Entry {
     pub command: control::Command,
     /// What became of it.
     pub applied: Applied,
+    /// What the member says instead that became of it.
+    pub otherwise: Option<String>,
     /// What all of it came to then.
     pub state: Arc<ControlState>,
 }
@@ -127,6 +129,8 @@ pub trait Subject: Send + Sync {
     }
     /// What a member says of its cluster, where it says anything.
     fn view(&self, node: NodeId) -> Later<'_, Option<View>>;
+    /// The parameters that the members agreed on for every server, as this one says.
+    fn parameters(&self, node: NodeId) -> Later<'_, Option<BTreeMap<String, String>>>;
     /// Gives a member an order under this name. `Pending`, or nothing, is to be asked again.
     fn give<'a>(
         &'a self,

@@ -3,6 +3,7 @@
 //! Postgres gets what the other kind of cluster gives it, as far as it is not the manager's own
 //! business; the etcd of three members has the defaults of its later versions.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
@@ -228,6 +229,11 @@ impl Subject for PatroniCluster {
             let page = ask(node, Method::GET, "/cluster", json!(null)).await?.1;
             view_in(&page, synchronous)
         })
+    }
+
+    fn parameters(&self, _node: NodeId) -> Later<'_, Option<BTreeMap<String, String>>> {
+        // Nobody orders any here.
+        Box::pin(async { Some(BTreeMap::new()) })
     }
 
     fn give<'a>(

@@ -20,7 +20,7 @@ use sim::report::{Measured, Violation};
 use sim::scenario::{Overlap, Plan};
 use sim::streams::lock;
 use sim::witness::{Acknowledged, Fact, Row, Witness};
-use sim::workload::{History, Truth, Workload, untruths};
+use sim::workload::{History, Truth, Untruth, Workload, untruths};
 
 use super::sight::Last;
 use super::tale::{Ack, Frozen, Led, Shown};
@@ -37,6 +37,7 @@ enum Item {
     Told(Acknowledged),
     Shown(Epoch, Shown),
     Led(Led),
+    StoreLost(NodeId),
     Sent(CommandId),
     FaultsOver,
     Answered(CommandId, OrderAnswer),
@@ -84,7 +85,7 @@ pub(super) async fn settle(
     for line in world.subject.panics(&world.hosts_ever()) {
         tell("panic", line);
     }
-    let lost_disks = lock(&world.tale).disks_lost.clone();
+    let lost_disks = lock(&world.tale).disks_lost.iter().map(|(node, _)| *node).collect();
     let recorded = world.subject.record(world.hosts_ever(), lost_disks, world.wall_at_start());
     let entries = match recorded.await {
         Ok(entries) => entries,
@@ -93,6 +94,9 @@ pub(super) async fn settle(
             return found;
         }
     };
+    for what in entries.iter().filter_map(said_otherwise) {
+        tell("I8", what);
+    }
     let mut primacies = primacies(&entries);
     primacies.extend(unrecorded(world, &entries, &primacies));
     primacies.sort_by_key(|primacy| primacy.epoch);
@@ -125,9 +129,8 @@ pub(super) async fn settle(
     let oracle = ask(world, items, &leases, held);
 
     let rows = rows.unwrap_or_default();
-    for what in untrue(&world.plan, clients, &rows, primacies.len() as u64) {
-        tell("client", what);
-    }
+    let end = began + measured.ended;
+    let untrue = untrue(&world.plan, clients, &rows, primacies.len() as u64, end);
     let summary = oracle.summary();
     measured.last_primary = last.map(|last| last.node);
     measured.late = summary.late_acknowledgements;
@@ -136,6 +139,7 @@ pub(super) async fn settle(
     measured.sometimes = oracle.reached().iter().map(|(state, _)| state).collect();
     let mut all: Vec<Violation> =
         oracle.findings().violations.iter().map(Violation::from).collect();
+    all.extend(untrue.into_iter().map(as_violation));
     for violation in &mut all {
         violation.at = violation.at.saturating_sub(began);
     }
@@ -143,16 +147,33 @@ pub(super) async fn settle(
     all
 }
 
-/// What clients were told and is not so; in the end there are these rows.
-fn untrue(plan: &Plan, clients: &Workload, rows: &[Row], primacies: u64) -> Vec<String> {
+/// A member that says of an entry what it cannot have come to.
+fn said_otherwise(entry: &Entry) -> Option<String> {
+    let Entry { node, index, command, applied, otherwise, .. } = entry;
+    let words = otherwise.as_ref()?;
+    Some(format!("entry {index} is `{command}` ({applied}), and {node} says `{words}`"))
+}
+
+fn as_violation(Untruth { at, what }: Untruth) -> Violation {
+    Violation { invariant: "client".into(), at, what }
+}
+
+/// What clients were told and is not so; at the end there are these rows.
+fn untrue(
+    plan: &Plan,
+    clients: &Workload,
+    rows: &[Row],
+    primacies: u64,
+    end: Duration,
+) -> Vec<Untruth> {
     let refused = clients.history(History::refused);
-    let written = rows
-        .iter()
-        .find(|row| refused.contains(row))
-        .map(|row| format!("{row:?} is there, and its client was told that nothing was written"));
+    let written = rows.iter().find(|row| refused.contains(row)).map(|row| Untruth {
+        at: end,
+        what: format!("{row:?} is there, and its client was told that nothing was written"),
+    });
     let truth = Truth::of(plan);
     let told = clients.history(|history| untruths(history, None, truth, primacies));
-    written.into_iter().chain(told.into_iter().map(|untrue| untrue.what)).collect()
+    written.into_iter().chain(told).collect()
 }
 
 /// What was acknowledged, and is not among the rows in the end. A machine whose disk was lost has
@@ -160,7 +181,8 @@ fn untrue(plan: &Plan, clients: &Workload, rows: &[Row], primacies: u64) -> Vec<
 fn lost(world: &World, rows: &[Row]) -> Vec<Ack> {
     let rows: BTreeSet<&Row> = rows.iter().collect();
     let tale = lock(&world.tale);
-    let is_lost = |ack: &&Ack| !rows.contains(&ack.row) && !tale.disks_lost.contains(&ack.server);
+    let answers = |server| tale.disks_lost.iter().all(|(node, _)| *node != server);
+    let is_lost = |ack: &&Ack| !rows.contains(&ack.row) && answers(ack.server);
     tale.acks.iter().filter(is_lost).cloned().collect()
 }
 
@@ -184,7 +206,10 @@ fn in_order(
     }
     items.extend(told.into_iter().map(|ack| (ack.at, Item::Told(ack))));
     items.extend(shown.into_iter().map(|(epoch, shown)| (shown.at, Item::Shown(epoch, shown))));
-    items.extend(led(world).map(|led| (led.at, Item::Led(led))));
+    let tale = lock(&world.tale);
+    items.extend(tale.led.iter().map(|led| (led.at, Item::Led(*led))));
+    items.extend(tale.disks_lost.iter().map(|(node, at)| (*at, Item::StoreLost(*node))));
+    drop(tale);
     items.extend(orders(world, newest));
     items.extend(frozen.iter().flat_map(|frozen| thaws(*frozen)));
     items.extend(entries.into_iter().map(|entry| (entry.at, Item::Applied(entry))));
@@ -229,9 +254,10 @@ fn rank(item: &Item) -> u32 {
         Item::Told(_) => 3,
         Item::Shown(..) => 4,
         Item::Led(_) => 5,
-        Item::Sent(_) => 6,
-        Item::FaultsOver => 7,
-        Item::Answered(..) => 8,
+        Item::StoreLost(_) => 6,
+        Item::Sent(_) => 7,
+        Item::FaultsOver => 8,
+        Item::Answered(..) => 9,
     }
 }
 
@@ -270,6 +296,7 @@ fn feed(oracle: &Oracle, item: Item, leases: &BTreeMap<Epoch, Duration>) {
             let view = RaftView { term, leader: Some(leader), leads, ..RaftView::default() };
             oracle.raft(node, &view);
         }
+        Item::StoreLost(node) => oracle.store_lost(node),
         Item::Sent(id) => oracle.order_sent(id),
         Item::FaultsOver => oracle.faults_over(),
         Item::Answered(id, answer) => oracle.order_answered(id, &answer),
@@ -378,13 +405,6 @@ fn shown(world: &World, primacies: &[Primacy]) -> Vec<(Epoch, Shown)> {
         Some((its.next()?.epoch, shown))
     };
     all.into_iter().filter_map(with_epoch).collect()
-}
-
-/// What the members said of who leads. One that lost its disk begins anew under its old number.
-fn led(world: &World) -> impl Iterator<Item = Led> {
-    let tale = lock(&world.tale);
-    let lost = tale.disks_lost.clone();
-    tale.led.clone().into_iter().filter(move |led| !lost.contains(&led.node))
 }
 
 /// While its configuration changes a server waits for a standby that does not exist. A commit that

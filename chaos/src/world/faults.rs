@@ -18,7 +18,7 @@ use super::World;
 use super::machine::Machine;
 use super::sql::Session;
 use super::tale::Frozen;
-use crate::impossible::{Way, way_of};
+use crate::impossible::{Means, means_of};
 use crate::lab::{Cut, Disks, Loss, address};
 use crate::subject::{Programs, Watched};
 
@@ -261,7 +261,7 @@ impl Machines for World {
     fn destroy(&self, node: NodeId) -> bool {
         self.take_down(node);
         self.heal_disks(node);
-        lock(&self.tale).disks_lost.insert(node);
+        lock(&self.tale).disks_lost.push((node, self.now()));
         if let Err(error) = self.subject.wipe(node) {
             self.trouble(&format!("the disk of {node} could not be lost: {error}"));
         }
@@ -290,16 +290,16 @@ impl Machines for World {
 
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
         let now = self.now();
-        let done = match way_of(flaw) {
-            Ok(Way::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
-            Ok(Way::Fill) => {
+        let done = match means_of(flaw) {
+            Ok(Means::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
+            Ok(Means::Fill) => {
                 self.with_disks(node, |disks| disks.data.set_full(on));
                 if on {
                     drop(tokio::spawn(self.itself().use_up_log(node)));
                 }
                 return;
             }
-            Ok(Way::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
+            Ok(Means::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
             Err(why) => Err(io::Error::other(why)),
         };
         if let Err(error) = done {

@@ -26,13 +26,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pg_replica::ids::{CommandId, NodeId};
 use pg_replica::os::postgres::{Account, welcome_guest};
 use sim::nemesis;
-use sim::report::{Measured, Violation};
+use sim::report::{Measured, NEVER_UP, Violation};
 use sim::scenario::{Answer, Order, Plan};
 use sim::streams::{Streams, lock};
 use sim::workload::{ClientPlan, Ended, Workload};
 use tokio::time::sleep;
 
-use crate::lab::{Disks, Lab, Name, cables_are_for};
+use crate::lab::{Cables, Disks, Lab, Name};
 use crate::slack;
 use crate::subject::{self, Ground, Kind, Subject};
 
@@ -127,8 +127,8 @@ impl Drop for Staged {
 impl World {
     fn build(plan: &Plan, number: u32, options: &Options, registers: bool) -> io::Result<Staged> {
         let clients = plan.workload.clients();
-        let slow = cables_are_for(plan);
-        let lab = Lab::build(Name::of_this_process(number), clients, slow, options.keep)?;
+        let name = Name::of_this_process(number);
+        let lab = Lab::build(name, clients, Cables::of(plan), options.keep)?;
         let subject = subject::laid_out_in(&lab.folder(), &options.kind, plan);
         let world = Arc::new_cyclic(|itself| Self {
             plan: plan.clone(),
@@ -229,7 +229,7 @@ impl World {
         let mut measured = Measured { first_primary: self.primary(), ..Measured::default() };
         let clients = Workload::new(self.streams.clone());
         if let Err(why) = up {
-            self.failed("I9", format!("the cluster did not come up: {why}"));
+            self.failed("I9", format!("{NEVER_UP}: {why}"));
         } else {
             self.start_clients(&clients);
             nemesis::run(&self.plan, began, &**self).await;
@@ -261,11 +261,11 @@ impl World {
         let began = *lock(&self.began);
         let cut_off = lock(&self.tale).cut_off.clone();
         clients.history(|history| measured.hear(history, &cut_off, began));
-        let found = account::settle(self, clients, &mut measured, last).await;
+        let mut found = account::settle(self, clients, &mut measured, last).await;
         let plan = account::with_slack(&self.plan);
-        let mut violations = measured.judge(&plan, found);
         let tale = lock(&self.tale);
-        violations.extend(tale.failed.iter().cloned());
+        found.extend(tale.failed.iter().cloned());
+        let violations = measured.judge(&plan, found);
         let logs = self.hosts_ever().into_iter().flat_map(|node| {
             let folder = self.subject.folder(node);
             let files = [
@@ -358,7 +358,7 @@ impl World {
 
     fn start_clients(self: &Arc<Self>, clients: &Workload) {
         let hosts = self.plan.servers_of_clients();
-        let delayed = cables_are_for(&self.plan);
+        let delayed = Cables::of(&self.plan) == Cables::Carried;
         for mut plan in ClientPlan::all(&self.plan.workload) {
             if delayed {
                 plan.timeout *= slack::WAITS;
@@ -394,12 +394,16 @@ impl World {
     async fn lacks_after(&self, limit: Duration) -> Option<String> {
         let until = self.now() + limit;
         let mut goal = Goal::default();
-        let mut lack = self.lacks(&mut goal);
-        while lack.is_some() && self.now() < until {
+        loop {
+            let mut lack = self.lacks(&mut goal);
+            if lack.is_none() {
+                lack = self.lacks_parameters().await;
+            }
+            if lack.is_none() || self.now() >= until {
+                return lack;
+            }
             sleep(LOOK_EVERY).await;
-            lack = self.lacks(&mut goal);
         }
-        lack
     }
 
     async fn orders_done(&self) {

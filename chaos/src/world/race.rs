@@ -10,6 +10,7 @@ use std::time::Duration;
 use pg_replica::ids::{NodeId, Timeline};
 use sim::nemesis::Machines;
 use sim::place::Place;
+use sim::report::NEVER_UP;
 use sim::scenario::{Answer, Order, Plan, Process};
 use sim::streams::lock;
 use sim::witness::Row;
@@ -57,11 +58,15 @@ impl World {
         let raced = self.race_on(fault).await;
         services.abort();
         standing.abort();
-        raced.map_err(io::Error::other)
+        let figures = raced.map_err(io::Error::other)?;
+        match lock(&self.tale).failed.first() {
+            Some(broken) => Err(io::Error::other(format!("it proves nothing: {}", broken.what))),
+            None => Ok(figures),
+        }
     }
 
     async fn race_on(self: &Arc<Self>, fault: Fault) -> Result<Figures, String> {
-        self.come_up().await.map_err(|why| format!("the cluster did not come up: {why}"))?;
+        self.come_up().await.map_err(|why| format!("{NEVER_UP}: {why}"))?;
         *lock(&self.began) = self.now();
         if fault == Fault::Idle {
             return self.idle().await;
@@ -94,9 +99,6 @@ impl World {
         let acks = lock(&self.tale).acks.clone();
         let (lost, lost_beside) = lost(&acks, &rows);
         let (overlap, late_at) = overlap(&acks, &rows);
-        if let Some(broken) = lock(&self.tale).failed.first() {
-            return Err(format!("it proves nothing: {}", broken.what));
-        }
         Ok(Figures {
             outage: outage(&acks, &rows, struck, counted).as_secs_f64(),
             overlap: overlap.as_secs_f64(),

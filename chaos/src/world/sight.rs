@@ -90,10 +90,12 @@ impl World {
             if self.looks_away() {
                 continue;
             }
+            let asked = self.now();
             if let Some(view) = self.subject.view(node).await {
                 let now = self.now();
                 if let Some(led) = view.leader {
-                    lock(&self.tale).note_leader(now, node, led);
+                    // An answer that its machine did not survive is of the time before.
+                    lock(&self.tale).note_leader(asked, node, led);
                 }
                 lock(&self.sight).views.insert(node, (now, view));
             }
@@ -218,6 +220,44 @@ impl World {
             return Some(format!("{primary} is primary and leads Raft as well"));
         }
         None
+    }
+
+    /// Whose server goes by other parameters than the members agreed on, in words.
+    pub(super) async fn lacks_parameters(&self) -> Option<String> {
+        // What the leader has applied, nobody else has overtaken.
+        let Some(leader) = self.leader().or_else(|| self.primary()) else {
+            return Some("nobody leads".into());
+        };
+        let world = self.itself();
+        let asked = self.lab.outside.spawn(async move { world.subject.parameters(leader).await });
+        let Ok(Some(agreed)) = asked.await else {
+            return Some(format!("{leader} does not tell the cluster's parameters"));
+        };
+        if agreed.is_empty() {
+            return None;
+        }
+        for (node, _) in self.members().into_iter().filter(|(_, data)| *data) {
+            let asked = timeout(ANSWER_WITHIN, self.compare(node, &agreed)).await;
+            let compared = asked.unwrap_or_else(|_| Err("no answer".into()));
+            if let Err(why) = compared {
+                return Some(format!("{node} does not go by the cluster's parameters: {why}"));
+            }
+        }
+        None
+    }
+
+    /// The values are compared as the server shows them.
+    async fn compare(&self, node: NodeId, agreed: &BTreeMap<String, String>) -> Result<(), String> {
+        let socket = self.subject.socket(node);
+        let session = Session::at(&socket, &self.subject.ground().keeper, "postgres").await?;
+        for (name, wanted) in agreed {
+            let said = session.ask(&format!("show {name}")).await?;
+            let shown = said.first().and_then(|row| row.first()?.as_deref());
+            if shown != Some(wanted.as_str()) {
+                return Err(format!("{name} is {shown:?}, and not {wanted}"));
+            }
+        }
+        Ok(())
     }
 
     /// The rewinds and copies of all machines.

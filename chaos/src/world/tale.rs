@@ -29,7 +29,7 @@ pub(super) struct Frozen {
     pub(super) until: Duration,
 }
 
-/// A member's word on who leads those that decide.
+/// A member's word on who leads those that decide, and when it was asked for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Led {
     pub(super) at: Duration,
@@ -76,8 +76,8 @@ pub(super) struct Tale {
     /// When the rows were counted: what was told later is no evidence.
     pub(super) counted: Option<Duration>,
     pub(super) frozen: Vec<Frozen>,
-    /// Whose disks were lost.
-    pub(super) disks_lost: BTreeSet<NodeId>,
+    /// Whose disks were lost, and when.
+    pub(super) disks_lost: Vec<(NodeId, Duration)>,
     pub(super) asked: Vec<Asked>,
     /// Which clients were out of touch with a majority, from when on.
     pub(super) cut_off: BTreeMap<Duration, BTreeSet<u32>>,
@@ -104,9 +104,13 @@ impl Tale {
     pub(super) fn note_shown(&mut self, mut shown: Shown) {
         let (server, timeline) = (shown.server, shown.timeline);
         let Self { acked, seen, .. } = self;
-        shown
-            .rows
-            .retain(|one| !acked.contains(&one.row) && seen.insert((server, timeline, one.row)));
+        // A row for which nobody waited promises nothing yet, and may later, once the server waits
+        // for somebody: it is told as often as it is seen.
+        let held = shown.sync.confirmations > 0;
+        shown.rows.retain(|one| {
+            let promised = held && one.waited > 0;
+            !acked.contains(&one.row) && (!promised || seen.insert((server, timeline, one.row)))
+        });
         if !shown.rows.is_empty() {
             self.shown.push(shown);
         }

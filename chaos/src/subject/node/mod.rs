@@ -3,7 +3,7 @@
 mod record;
 mod words;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -203,6 +203,10 @@ impl Subject for NodeCluster {
 
     fn view(&self, node: NodeId) -> Later<'_, Option<View>> {
         Box::pin(words::view(node))
+    }
+
+    fn parameters(&self, node: NodeId) -> Later<'_, Option<BTreeMap<String, String>>> {
+        Box::pin(words::parameters(node))
     }
 
     fn give<'a>(

@@ -10,7 +10,8 @@ use std::time::Duration;
 use openraft::EntryPayload;
 use openraft::storage::RaftLogReader;
 use openraft_rt_tokio::TokioRuntime;
-use pg_replica::control::{Command, ControlState};
+use pg_replica::api::BY_SNAPSHOT;
+use pg_replica::control::{Applied, Command, ControlState};
 use pg_replica::ids::{Incarnation, NodeId};
 use pg_replica::os::OsDisk;
 use pg_replica::runtime::raft::{FILE, Store, StoreOwner, TypeConfig};
@@ -37,18 +38,19 @@ pub(super) async fn read(
         };
         let log = fs::read_to_string(subject.log(node));
         let log = log.map_err(|error| format!("the log of {node} cannot be read: {error}"))?;
-        let times = applied_at(&log, began);
+        let said = said_of_entries(&log, began);
         let commands = commands_of(subject, node, &source).await?;
-        if times.is_empty() && !commands.is_empty() {
+        if said.is_empty() && !commands.is_empty() {
             return Err(format!("the log of {node} does not say when it applied anything"));
         }
         let mut state = ControlState::default();
         for (index, command) in commands {
             let applied = state.apply(&command, Sabotage::NONE);
             // What was committed and not applied here before the end nobody acted on here.
-            let Some(at) = times.get(&index).copied() else { continue };
+            let Some((at, words)) = said.get(&index) else { continue };
+            let otherwise = (!says(words, &command, &applied)).then(|| words.clone());
             let state = Arc::new(state.clone());
-            all.push(Entry { at, node, index, command, applied, state });
+            all.push(Entry { at: *at, node, index, command, applied, otherwise, state });
         }
     }
     all.sort_by_key(|entry| (entry.at, entry.index));
@@ -101,17 +103,28 @@ fn find(folder: &Path) -> Option<std::path::PathBuf> {
     folders.iter().find_map(|folder| find(folder))
 }
 
-/// When a member applied which entry, by its log. The first time counts: a restart applies nothing
-/// twice.
-fn applied_at(log: &str, wall_at_start: Duration) -> BTreeMap<u64, Duration> {
-    let mut times = BTreeMap::new();
+/// When a member applied which entry, and what it said of it then. The first time counts: a restart
+/// applies nothing twice.
+fn said_of_entries(log: &str, wall_at_start: Duration) -> BTreeMap<u64, (Duration, String)> {
+    let mut said = BTreeMap::new();
     for line in log.lines() {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         let Some(index) = line["index"].as_u64() else { continue };
         let Some(at) = line["timestamp"].as_str().and_then(wall_time) else { continue };
-        times.entry(index).or_insert(at.saturating_sub(wall_at_start));
+        let words = line["message"].as_str().unwrap_or_default().to_owned();
+        said.entry(index).or_insert((at.saturating_sub(wall_at_start), words));
     }
-    times
+    said
+}
+
+/// Whether these words are of this command, and of this end of it; a snapshot has no words of what
+/// it covers.
+fn says(words: &str, command: &Command, applied: &Applied) -> bool {
+    match words.strip_prefix(&command.to_string()) {
+        Some("") => *applied == Applied::Done,
+        Some(end) => end == format!(": {applied}"),
+        None => words == BY_SNAPSHOT,
+    }
 }
 
 /// `2026-11-22T04:00:00.123456Z` since 1970.
@@ -133,6 +146,9 @@ fn wall_time(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use pg_replica::control::VacateReason;
+    use pg_replica::ids::Epoch;
+
     use super::*;
 
     #[test]
@@ -146,9 +162,22 @@ mod tests {
 
     #[test]
     fn the_first_time_of_an_entry_counts() {
-        let log = "{\"timestamp\":\"1970-01-01T00:00:10Z\",\"index\":3}\nnoise\n\
-                   {\"timestamp\":\"1970-01-01T00:00:20Z\",\"index\":3}\n";
-        let times = applied_at(log, Duration::from_secs(4));
-        assert_eq!(times, [(3, Duration::from_secs(6))].into());
+        let log = "{\"timestamp\":\"1970-01-01T00:00:10Z\",\"index\":3,\"message\":\"a\"}\nnoise\n\
+                   {\"timestamp\":\"1970-01-01T00:00:20Z\",\"index\":3,\"message\":\"b\"}\n";
+        let said = said_of_entries(log, Duration::from_secs(4));
+        assert_eq!(said, [(3, (Duration::from_secs(6), "a".to_owned()))].into());
+    }
+
+    #[test]
+    fn what_a_member_says_of_an_entry_is_compared_with_what_it_comes_to() {
+        let command = Command::Vacate { epoch: Epoch(1), why: VacateReason::Operator };
+        let refused = Applied::Refused("no".into());
+        assert!(says(&command.to_string(), &command, &Applied::Done));
+        assert!(says(&format!("{command}: done"), &command, &Applied::Done));
+        assert!(says(&format!("{command}: refused: no"), &command, &refused));
+        assert!(says(BY_SNAPSHOT, &command, &Applied::Done));
+        assert!(!says(&command.to_string(), &command, &refused));
+        assert!(!says(&format!("{command}: done"), &command, &refused));
+        assert!(!says("something else", &command, &Applied::Done));
     }
 }

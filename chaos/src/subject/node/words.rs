@@ -1,5 +1,6 @@
 //! What is said to a node over HTTP: questions for its page, and orders.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::Method;
@@ -7,6 +8,7 @@ use pg_replica::api::Status;
 use pg_replica::control::{Mode, OrderOutcome};
 use pg_replica::ids::{CommandId, NodeId};
 use pg_replica::os::http::HttpRequest;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sim::scenario::{Order, Target};
 
@@ -27,10 +29,7 @@ struct Letter {
 
 /// A member's page.
 pub(super) async fn view(node: NodeId) -> Option<View> {
-    let request =
-        HttpRequest { method: Method::GET, path: "/status", token: None, body: Vec::new() };
-    let answer = request.send(&NodeCluster::api(node), None, PAGE_WITHIN).await.ok()?;
-    let page: Status = serde_json::from_slice(&answer.body).ok()?;
+    let page: Status = page(node, "/status").await?;
     let primary = page.members.iter().find(|member| member.primary);
     let members = page.members.iter();
     Some(View {
@@ -45,6 +44,18 @@ pub(super) async fn view(node: NodeId) -> Option<View> {
         // Its first primary writes nothing before that.
         in_step: true,
     })
+}
+
+/// The parameters in the settings that a member has applied.
+pub(super) async fn parameters(node: NodeId) -> Option<BTreeMap<String, String>> {
+    let page: Value = page(node, "/config").await?;
+    serde_json::from_value(page["postgresql"]["parameters"].clone()).ok()
+}
+
+async fn page<T: DeserializeOwned>(node: NodeId, path: &str) -> Option<T> {
+    let request = HttpRequest { method: Method::GET, path, token: None, body: Vec::new() };
+    let answer = request.send(&NodeCluster::api(node), None, PAGE_WITHIN).await.ok()?;
+    serde_json::from_slice(&answer.body).ok()
 }
 
 /// Gives a member an order.
