@@ -1,7 +1,7 @@
 //! The lease: for how long a holder may act on its primacy without hearing from the quorum again.
 //!
-//! Both ends of L1 to L4 are here: the holder's (count from before the request, stop early) and the
-//! coordinator's (wait until it is certainly over). No clock is read; instants come in.
+//! Both ends of L1 and L4 are here: the holder's (count from before the request, stop early) and
+//! the coordinator's (wait until it is certainly over). No clock is read; instants come in.
 
 use std::time::Duration;
 

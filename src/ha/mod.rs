@@ -26,8 +26,8 @@
 //!    since the request arrived, that it leads, and while the applied control state names this
 //!    holder (L2).
 //! 2. A lease counts only once the guard, a separate process, is armed with its end; manager, guard
-//!    and commit fence each end or silence Postgres before the lease is over, the manager first
-//!    (`fencing`, I5).
+//!    and commit fence (where the server has one) each end or silence Postgres before the lease is
+//!    over, the manager first (`fencing`, I5).
 //! 3. A failover needs two signals, a silent holder and standbys that do not hear its Postgres, and
 //!    begins with `Vacate`: renewals are refused from there on (`coordinator`).
 //! 4. Every member that applies it detaches its receiver *first* and reports where its log ends
