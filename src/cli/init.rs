@@ -56,9 +56,7 @@ impl Init {
         ));
         Ok(())
     }
-}
 
-impl Init {
     /// The others find a member at the address that its own file names.
     fn check_hosts(&self) -> Result<(), Failure> {
         let Self { node, hosts, .. } = self;

@@ -46,7 +46,11 @@ fn limit_of(verb: &Verb, timing: &Timing) -> Duration {
 
 /// Whether a leased holder's server has been away for longer than its primacy waits for it.
 pub(super) fn out_of_patience(agent: &Agent, control: &ControlState, now: Moment) -> bool {
-    agent.not_up_since.is_some_and(|since| now.since(since) > restart_limit(control))
+    is_away_for(restart_limit(control), agent, now)
+}
+
+fn is_away_for(limit: Duration, agent: &Agent, now: Moment) -> bool {
+    agent.not_up_since.is_some_and(|since| now.since(since) > limit)
 }
 
 fn restart_limit(control: &ControlState) -> Duration {
@@ -127,8 +131,7 @@ impl Core {
     /// by now: a disk that stalls can hold up a start, and the stop that is to cut it short.
     fn is_held_up(&self) -> bool {
         let limit = restart_limit(&self.control) + GIVE_BACK_LIMIT;
-        let overdue = self.agent.not_up_since.is_some_and(|since| self.now.since(since) > limit);
-        overdue && self.agent.busy.is_some()
+        self.agent.busy.is_some() && is_away_for(limit, &self.agent, self.now)
     }
 
     fn is_down(&self) -> bool {

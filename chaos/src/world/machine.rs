@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
+use pg_replica::os::guard::command_line;
 use rustix::process::{Pid, Signal, kill_process};
 use sim::scenario::Process;
 
@@ -258,7 +259,7 @@ impl Machine {
     /// Every process of the machine, and what it is.
     fn processes(&self) -> Vec<(i32, Option<Process>)> {
         let kind = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = Pid::from_raw(*pid).map(command_line).unwrap_or_default();
             let words: Vec<String> = line
                 .split(|byte| *byte == 0)
                 .map(|word| String::from_utf8_lossy(word).into_owned())

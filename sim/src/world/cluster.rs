@@ -293,18 +293,15 @@ impl World {
     /// once confirmed: to lose another disk then is to lose two.
     pub(super) fn can_spare(&self, node: NodeId) -> bool {
         let newest = self.oracle.newest();
-        if !newest.is_born() {
+        let configs = newest.sync.configs.iter();
+        let mut relied_on = configs.filter(|config| config.confirmations > 0).peekable();
+        if !newest.is_born() || relied_on.peek().is_none() {
             return true;
         }
         let usable = |other: &NodeId| {
             *other != node
                 && self.machine(*other).is_some_and(|machine| machine.server.has_usable_directory())
         };
-        let relied_on = newest.sync.configs.iter().filter(|config| config.confirmations > 0);
-        let mut relied_on = relied_on.peekable();
-        if relied_on.peek().is_none() {
-            return true;
-        }
         let (all, left) =
             (newest.data_members().count(), newest.data_members().filter(usable).count());
         2 * left >= all

@@ -83,6 +83,8 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
     assert_eq!(entries.number("settings.max_lag_bytes"), Some(settings.max_lag_bytes));
     let mode = serde_json::to_value(settings.mode).unwrap();
     assert_eq!(entries.text("settings.mode").as_deref(), mode.as_str());
+    let priority = u64::from(Member::USUAL_PRIORITY);
+    assert_eq!(entries.number("members.1.priority"), Some(priority));
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod fuzz;
 
 use std::ffi::OsString;
 
-use crate::control::{MemberKind, Mode, Settings};
+use crate::control::{Member, MemberKind, Mode, Settings};
 use crate::ids::NodeId;
 
 use super::*;

@@ -53,6 +53,13 @@ fn unattached(bench: &mut Bench, ms: u64) {
     finish_as(bench, ms + 1, Outcome::Done(Finished::Plain));
 }
 
+/// Node 2 was elected after the first epoch, and is no primary yet.
+pub(super) fn second_elected() -> ControlState {
+    let mut control = vacated(3, Mode::Async);
+    elect_second(&mut control);
+    control
+}
+
 /// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
 pub(super) fn leased_primary(sent_ms: u64) -> Bench {
     let control = with_primary(3, Mode::Async);
@@ -68,9 +75,7 @@ pub(super) fn leased_primary(sent_ms: u64) -> Bench {
 
 #[test]
 fn a_holder_without_a_lease_promotes_nothing() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
-    let mut bench = Bench::new(2, control);
+    let mut bench = Bench::new(2, second_elected());
     unattached(&mut bench, 10);
     bench.sees(20, standby(100));
     assert_eq!(bench.verbs(), []);
@@ -79,8 +84,7 @@ fn a_holder_without_a_lease_promotes_nothing() {
 
 #[test]
 fn a_lease_counts_only_once_the_guard_is_armed() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let control = second_elected();
     let target = control.sync.target().cloned().expect("a target");
     let mut bench = Bench::new(2, control);
     hears_leader(&mut bench, 0, 3);
@@ -94,9 +98,7 @@ fn a_lease_counts_only_once_the_guard_is_armed() {
 
 #[test]
 fn a_guard_that_is_gone_gives_no_lease() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
-    let mut bench = Bench::new(2, control);
+    let mut bench = Bench::new(2, second_elected());
     unattached(&mut bench, 2);
     granted(&mut bench, 5, 10, 2);
     let lease = Lease { epoch: Epoch(2), until: at(2_000) };
@@ -199,9 +201,7 @@ fn a_directory_that_only_a_recovery_can_measure_is_recovered_before_it_reports()
 
 #[test]
 fn nobody_follows_a_primary_whose_switch_point_is_not_recorded() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
-    let mut bench = Bench::new(3, control);
+    let mut bench = Bench::new(3, second_elected());
     unattached(&mut bench, 10);
     bench.sees(20, standby(100));
     assert_eq!(bench.verbs(), []);
@@ -209,8 +209,7 @@ fn nobody_follows_a_primary_whose_switch_point_is_not_recorded() {
 
 #[test]
 fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let mut control = second_elected();
     let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
     do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
     let mut bench = Bench::new(1, control);
@@ -227,8 +226,7 @@ fn an_old_primary_with_a_tail_of_its_own_is_stopped_and_rewound() {
 /// I7: what only this directory has is told before it goes, with an end where one is known.
 #[test]
 fn what_diverged_is_told_before_it_is_taken_away() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let mut control = second_elected();
     let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
     do_it(
         &mut control,
@@ -286,8 +284,7 @@ fn a_directory_that_is_not_complete_starts_only_behind_a_primary() {
 /// Its timeline has the number that the successor's has, so a rewind would find nothing to do.
 #[test]
 fn a_directory_whose_timeline_number_names_another_birth_is_copied_anew() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let mut control = second_elected();
     let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
     do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
     let mut bench = Bench::new(3, control);
@@ -578,8 +575,7 @@ fn a_lease_ends_when_it_was_granted_to_end_whatever_the_margins_are_by_then() {
 #[test]
 fn what_was_told_to_become_primary_is_fenced_before_anybody_has_seen_it() {
     for outcome in [Outcome::Done(Finished::Plain), Outcome::Unknown] {
-        let mut control = vacated(3, Mode::Async);
-        elect_second(&mut control);
+        let mut control = second_elected();
         let mut bench = Bench::new(2, control.clone());
         hears_leader(&mut bench, 0, 3);
         unattached(&mut bench, 2);
@@ -599,8 +595,7 @@ fn what_was_told_to_become_primary_is_fenced_before_anybody_has_seen_it() {
 /// A promotion whose end is unknown may come true after a look that still shows a standby.
 #[test]
 fn a_standby_that_may_yet_become_primary_promises_nothing() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let mut control = second_elected();
     let mut bench = Bench::new(2, control.clone());
     hears_leader(&mut bench, 0, 3);
     unattached(&mut bench, 2);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::agent::{arm_as_asked, elect_second, finish, granted, hears_leader, leased_primary};
+use super::agent::{arm_as_asked, finish, granted, hears_leader, leased_primary, second_elected};
 use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
@@ -218,9 +218,7 @@ fn start_fails(bench: &mut Bench, ms: u64) -> bool {
 /// Nobody else may be there to take over: its disk is full, say, and some day it is not.
 #[test]
 fn a_holder_whose_server_does_not_start_goes_on_trying() {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
-    let mut bench = Bench::new(2, control);
+    let mut bench = Bench::new(2, second_elected());
     hears_leader(&mut bench, 0, 3);
     let mut tried = 0;
     for ms in (400..=20_000).step_by(400) {
@@ -310,8 +308,7 @@ fn a_stream_that_comes_after_all_saves_the_copy() {
 
 /// Node 1's directory has a tail of its own, up to 160; the record goes another way from 100.
 fn diverged() -> (Bench, Observation) {
-    let mut control = vacated(3, Mode::Async);
-    elect_second(&mut control);
+    let mut control = second_elected();
     let history = vec![birth(1, 1, 0), birth(2, 2, 100)];
     do_it(&mut control, &Command::Born { epoch: Epoch(2), system: SYSTEM, history });
     (Bench::new(1, control), standby(160))

@@ -4,7 +4,8 @@
 //! their parent is by now. The postmaster is stopped in its tracks first, so that it neither starts
 //! new children nor lets one answer while the others go; then its children are killed, then itself.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -68,6 +69,17 @@ fn end_all(folder: &Path, names: &[&str]) -> usize {
 pub fn server_processes(data: &Path) -> Vec<Pid> {
     let found = fs::canonicalize(data).map(|data| processes_in(&data, SERVER)).unwrap_or_default();
     found.into_iter().map(|process| process.pid).collect()
+}
+
+/// The beginning of a process's command line, by one reading: of a process that ends between two
+/// readings there would be its first words, as if it had no more.
+#[must_use]
+pub fn command_line(process: Pid) -> Vec<u8> {
+    let mut line = vec![0; 4096];
+    let file = File::open(format!("/proc/{}/cmdline", process.as_raw_nonzero()));
+    let length = file.and_then(|mut file| file.read(&mut line)).unwrap_or_default();
+    line.truncate(length);
+    line
 }
 
 /// Whether this process is one of them. Looking at one is far cheaper than looking at all.

@@ -1,6 +1,6 @@
 //! The server's processes: starting them, finding them, ending them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::env::PostgresError;
 
-use super::super::guard::{end_postgres, is_server_process, server_processes};
+use super::super::guard::{command_line, end_postgres, is_server_process, server_processes};
 use super::plan::PostgresPlan;
 use super::tools::{judge, last_words};
 
@@ -70,16 +70,6 @@ pub(super) fn may_serve(data: &Path) -> bool {
         let mut words = command.split(|byte| *byte == 0);
         words.next().is_some_and(|name| !name.is_empty()) && words.next() != Some(b"--single")
     })
-}
-
-/// The beginning of a process's command line, by one reading: of a process that ends between two
-/// readings there would be its first words, as if it had no more.
-fn command_line(process: Pid) -> Vec<u8> {
-    let mut line = vec![0; 4096];
-    let file = File::open(format!("/proc/{}/cmdline", process.as_raw_nonzero()));
-    let length = file.and_then(|mut file| file.read(&mut line)).unwrap_or_default();
-    line.truncate(length);
-    line
 }
 
 /// Whether any process of the server exists.
