@@ -63,6 +63,7 @@ saboteurs! {
     InitialiseOverRecord,
     FoundOverData,
     LeadershipStaysOnPrimary,
+    ForgetTheEnd,
     ForgetParameters,
     NeverElect,
     ReportBeforeDetached,

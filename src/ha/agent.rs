@@ -72,6 +72,8 @@ pub(super) struct Agent {
     pub(super) looking: Option<(ActionId, Moment)>,
     /// Since when every look has failed.
     pub(super) blind_since: Option<Moment>,
+    /// A stop has returned, and nobody has looked since.
+    pub(super) ended: bool,
     /// Looks that were asked for before this instant may show what is no longer so.
     pub(super) stale_before: Moment,
     /// The lease in force: the guard is armed for it.
@@ -146,6 +148,7 @@ impl Agent {
             observed: None,
             looking: None,
             blind_since: None,
+            ended: false,
             stale_before: Moment::default(),
             lease: None,
             disarmed_at: ActionId::default(),
@@ -225,6 +228,7 @@ impl Agent {
             self.unseen = None;
         }
         self.blind_since = None;
+        self.ended = false;
         self.note_starvation(&observation, now);
         self.ended_at = observation.flushed.or(self.ended_at);
         self.observed = Some((observation, asked));
@@ -260,8 +264,10 @@ impl Agent {
         self.blind_since.is_some_and(|since| now.since(since) >= HUNG_LIMIT)
     }
 
-    /// A stop has returned: whatever the last look saw, no process exists any more.
+    /// A stop has returned: whatever the last look saw, if there was any, no process exists any
+    /// more.
     pub(super) fn note_stopped(&mut self) {
+        self.ended = true;
         self.chores.remove(&Chore::Restart);
         self.attachment = Attachment::Cleared;
         self.unseen = None;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::control::{Command, ControlState, Mode, Timing, VacateReason};
 use crate::env::{Process, StartAs, StopHow};
 use crate::ids::Moment;
+use crate::sabotage::Saboteur;
 
 use super::action::Verb;
 use super::agent::{Agent, Busy};
@@ -134,8 +135,11 @@ impl Core {
         self.agent.busy.is_some() && is_away_for(limit, &self.agent, self.now)
     }
 
+    /// Whether no server runs, by the last look or by a stop since. A manager that was restarted
+    /// may never have been able to look.
     fn is_down(&self) -> bool {
-        self.agent.seen().is_some_and(|o| matches!(o.process, Process::Down { .. }))
+        let ended = self.agent.ended && !self.sabotage.is(Saboteur::ForgetTheEnd);
+        ended || self.agent.seen().is_some_and(|o| matches!(o.process, Process::Down { .. }))
     }
 
     /// Keeps the clock of a holder whose server is away, also while something is under way that is

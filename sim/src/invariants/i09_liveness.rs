@@ -7,13 +7,27 @@
 //! been seen without lag since that primary is there. The clients need not pause for that. And Raft
 //! is led by another member than that primary, so that the next loss of a machine costs one of them
 //! and not both.
+//!
+//! And no member spins, whatever is broken: what comes to nothing is not begun again at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pg_replica::ids::NodeId;
 
 use super::{Findings, Healed, Invariant, ServerView, WorldView};
+
+/// How much a member may tell its Postgres within [`SPIN_WINDOW`]. A handful is usual.
+const VERBS_MAX: u32 = 100;
+/// See [`VERBS_MAX`].
+const SPIN_WINDOW: Duration = Duration::from_secs(1);
+
+/// Who told its Postgres how much, from when on.
+#[derive(Debug)]
+struct Told {
+    since: Duration,
+    verbs: u32,
+}
 
 /// The check.
 #[derive(Debug, Default)]
@@ -24,17 +38,33 @@ pub(super) struct Liveness {
     recovered_at: Option<Duration>,
     judged: bool,
     leader: Option<NodeId>,
+    told: BTreeMap<NodeId, Told>,
 }
 
 impl Liveness {
     /// From here on a recovery is expected.
     pub(super) fn healed(&mut self, healed: Healed) {
-        *self = Self { expected: Some(healed), leader: self.leader, ..Self::default() };
+        let told = std::mem::take(&mut self.told);
+        *self = Self { expected: Some(healed), leader: self.leader, told, ..Self::default() };
     }
 
     /// Who leads Raft now.
     pub(super) fn led_by(&mut self, leader: Option<NodeId>) {
         self.leader = leader;
+    }
+
+    /// A member tells its Postgres something.
+    pub(super) fn verb(&mut self, at: Duration, node: NodeId, findings: &mut Findings) {
+        let told = self.told.entry(node).or_insert(Told { since: at, verbs: 0 });
+        if at > told.since + SPIN_WINDOW {
+            *told = Told { since: at, verbs: 0 };
+        }
+        told.verbs += 1;
+        if told.verbs == VERBS_MAX {
+            let lasted = (at - told.since).as_millis();
+            let what = format!("{node} told its Postgres {VERBS_MAX} things within {lasted} ms");
+            findings.broken(Invariant::I9, at, what);
+        }
     }
 
     /// When the recovery that is expected was complete.
@@ -198,6 +228,20 @@ mod tests {
         assert_eq!(check.recovered_at(), None);
         check.look(ms(2_000), &good(), &mut findings);
         assert_broken(&findings, Invariant::I9, "n1 is primary and leads Raft as well");
+    }
+
+    #[test]
+    fn a_member_that_begins_the_same_thing_again_at_once_is_seen() {
+        let (mut check, mut findings) = (Liveness::default(), Findings::default());
+        for n in 0..u64::from(VERBS_MAX) {
+            check.verb(ms(15 * n), NodeId(1), &mut findings);
+            check.verb(ms(n), NodeId(2 + n % 2), &mut findings);
+        }
+        assert_kept(&findings);
+        for n in 0..u64::from(VERBS_MAX) {
+            check.verb(ms(5_000 + n), NodeId(2), &mut findings);
+        }
+        assert_broken(&findings, Invariant::I9, "n2 told its Postgres 100 things within 99 ms");
     }
 
     #[test]

@@ -127,6 +127,13 @@ impl Oracle {
         self.lock().bounded_loss.told_of_nothing(at, node, epoch);
     }
 
+    /// A member tells its Postgres something.
+    pub fn verb(&self, node: NodeId) {
+        let at = (self.true_time)();
+        let inner = &mut *self.lock();
+        inner.liveness.verb(at, node, &mut inner.findings);
+    }
+
     /// A member told its operator what only its directory has.
     pub fn told(&self, node: NodeId, divergence: Divergence) {
         self.lock().nothing_destroyed.told(node, divergence);

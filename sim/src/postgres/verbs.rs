@@ -37,6 +37,9 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 /// How long the manager waits for a start, a recovery included.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long it takes to see that no process of the server exists.
+const LOOK_FOR_PROCESSES: Duration = Duration::from_millis(1);
+
 /// The server of a machine as its manager sees it.
 #[derive(Clone)]
 pub struct SimPostgres {
@@ -210,6 +213,7 @@ impl Postgres for SimPostgres {
             let _ = disk.scribble().await;
         }
         let (gone_send, gone) = oneshot::channel();
+        let mut nothing_runs = false;
         {
             let mut state = core.state();
             state.dark = false;
@@ -217,13 +221,17 @@ impl Postgres for SimPostgres {
                 return Err(PostgresError::Transient("the stop could not be begun".to_owned()));
             }
             state.end_tool();
-            let Some(run) = &mut state.running else { return Ok(()) };
-            run.stop_waiters.push(gone_send);
-            if how == StopHow::Fast {
-                run.put(Input::Control(Control::StopFast));
+            if let Some(run) = &mut state.running {
+                run.stop_waiters.push(gone_send);
+                if how == StopHow::Fast {
+                    run.put(Input::Control(Control::StopFast));
+                }
+            } else {
+                nothing_runs = true;
             }
         }
         match how {
+            _ if nothing_runs => sleep(LOOK_FOR_PROCESSES).await,
             StopHow::Immediate => {
                 let typical = Duration::from_millis(50);
                 sleep(core.stream.long_tail(typical, Duration::from_millis(400))).await;

@@ -167,6 +167,9 @@ impl MemberObserver {
     }
 
     fn note_action(&self, action: &Action) {
+        if matches!(action, Action::Postgres { .. }) {
+            self.oracle.verb(self.node);
+        }
         match action {
             // I5: the world's own clock reading at the instant at which the request is on its way.
             Action::SendHeartbeat { to, sent, ask: Ask::Renewal(_), report } => {

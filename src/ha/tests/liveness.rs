@@ -253,6 +253,27 @@ fn a_holder_that_cannot_look_at_its_server_ends_it_and_gives_its_primacy_back() 
     ));
 }
 
+/// Its manager was restarted, and has never seen its server.
+#[test]
+fn a_holder_that_never_could_look_ends_its_server_once_and_gives_its_primacy_back() {
+    let mut bench = Bench::new(1, with_primary(3, Mode::Async));
+    for ms in [10, 220, 430, 640, 850] {
+        cannot_look(&mut bench, ms);
+    }
+    assert_eq!(bench.verbs(), []);
+    cannot_look(&mut bench, 1_060);
+    let id = last_verb(&bench);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    bench.actions.clear();
+    bench.step(1_100, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    assert!(matches!(
+        bench.commands()[..],
+        [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
+    ));
+    cannot_look(&mut bench, 1_101);
+    assert_eq!(bench.verbs(), [], "nothing runs any more");
+}
+
 #[test]
 fn silence_however_long_is_no_reason_for_a_copy() {
     let mut bench = Bench::new(2, with_primary(3, Mode::Async));
