@@ -1,8 +1,5 @@
 //! A disk in memory that can be looked at, cut off, damaged and broken.
 
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::io;
 use std::sync::{Arc, Mutex};
 

@@ -1,8 +1,6 @@
 //! Three and more members in one process: founding, proposing, confirming, handing over, changing
 //! the voters, and what a dead disk or a cut does.
 
-#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -21,11 +19,8 @@ use pg_replica::ids::{Epoch, Incarnation, Moment, NodeId, SystemId};
 use pg_replica::runtime::raft::{Proposal, RaftHandle, RaftNode, RaftOptions};
 use pg_replica::runtime::wire;
 
-mod raft_support;
-use raft_support::MemoryDisk;
-#[path = "raft_support/runtime.rs"]
-mod runtime;
-use runtime::OrderedRuntime;
+use super::disk::MemoryDisk;
+use super::runtime::OrderedRuntime;
 
 type Request = wire::Request<OrderedRuntime>;
 type Response = wire::Response<OrderedRuntime>;

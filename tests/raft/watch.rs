@@ -1,7 +1,5 @@
 //! The house's watch channel, against the consensus library's contract for one.
 
-#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
-
 use std::sync::{Arc, Mutex};
 
 use openraft_rt::testing::Suite;
@@ -9,9 +7,7 @@ use openraft_rt::{AsyncRuntime, Watch, WatchReceiver, WatchSender};
 
 use pg_replica::runtime::raft::OrderedWatch;
 
-#[path = "raft_support/runtime.rs"]
-mod runtime;
-use runtime::OrderedRuntime;
+use super::runtime::OrderedRuntime;
 
 #[test]
 fn the_librarys_own_suite_passes() {

@@ -1,7 +1,5 @@
 //! The consensus store: what survives, what is refused, and what a broken disk does.
 
-#![allow(clippy::unwrap_used, reason = "a test may end where it stands")]
-
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -19,8 +17,7 @@ use pg_replica::ids::{Incarnation, NodeId};
 use pg_replica::runtime::raft::{Machine, OpenError, Resumed, Store, StoreOwner, TypeConfig};
 use pg_replica::sabotage::{Sabotage, Saboteur};
 
-mod raft_support;
-use raft_support::{Change, MemoryDisk, MemoryFile};
+use super::disk::{Change, MemoryDisk, MemoryFile};
 
 type C = TypeConfig<TokioRuntime>;
 type MemoryStore = Store<MemoryDisk>;
