@@ -290,9 +290,15 @@ impl World {
 
     /// Whether enough copies are left without this one: half of all, and of those that confirmed
     /// what is promised enough to prove it. One in the middle of a rewind proves nothing of what it
-    /// once confirmed: to lose another disk then is to lose two.
+    /// once confirmed: to lose another disk then is to lose two. And what a primary without a
+    /// successor wrote may be nowhere else: without its disk only an operator can decide.
     pub(super) fn can_spare(&self, node: NodeId) -> bool {
         let newest = self.oracle.newest();
+        let has_primary = newest.primacy.holder.is_some() && newest.current_timeline().is_some();
+        let last = newest.timelines.values().next_back().map(|record| record.holder);
+        if !has_primary && last == Some(node) {
+            return false;
+        }
         let configs = newest.sync.configs.iter();
         let mut relied_on = configs.filter(|config| config.confirmations > 0).peekable();
         if !newest.is_born() || relied_on.peek().is_none() {
