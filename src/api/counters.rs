@@ -127,8 +127,7 @@ impl Counters {
 
     /// An outage lasts from the end of one primacy to the recorded birth of the next.
     fn note_outage(&mut self, now: Moment, control: &ControlState) {
-        let served = control.primacy.holder.is_some() && control.current_timeline().is_some();
-        if !served && control.is_born() {
+        if !control.has_primary() && control.is_born() {
             self.no_primary_since.get_or_insert(now);
         } else if let Some(since) = self.no_primary_since.take() {
             let lasted = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);

@@ -238,6 +238,12 @@ impl ControlState {
         !self.timelines.is_empty()
     }
 
+    /// Whether somebody holds primacy whose birth as a primary is on record.
+    #[must_use]
+    pub fn has_primary(&self) -> bool {
+        !self.is_vacant() && self.current_timeline().is_some()
+    }
+
     /// The recorded timeline of the present epoch, once its holder is primary.
     #[must_use]
     pub fn current_timeline(&self) -> Option<&TimelineRecord> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft_rt::{AsyncRuntime, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use pg_replica::control::{Applied, Command, Member, MemberKind, Settings};
+use pg_replica::control::Applied;
 use pg_replica::env::{
     Armed, Clock, Entropy, Env, Guard, GuardError, Incoming, Network, NetworkError, Observation,
     Peer, Postgres, PostgresError, ReplyTo, RewindReport, StartAs, StopHow, SyncNames,
@@ -20,6 +20,7 @@ use pg_replica::runtime::raft::{Proposal, RaftHandle, RaftNode, RaftOptions};
 use pg_replica::runtime::wire;
 
 use super::disk::MemoryDisk;
+use super::founding;
 use super::runtime::OrderedRuntime;
 
 type Request = wire::Request<OrderedRuntime>;
@@ -282,23 +283,6 @@ async fn within<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnM
         OrderedRuntime::sleep(Duration::from_millis(20)).await;
     }
     panic!("never: {what}");
-}
-
-fn founding() -> Command {
-    let member = |id: u64| Member {
-        kind: MemberKind::Data,
-        address: format!("n{id}"),
-        postgres: format!("p{id}"),
-        incarnation: Incarnation(id),
-        priority: 100,
-        no_failover: false,
-    };
-    Command::Found {
-        cluster: "blue".into(),
-        members: (1..=3).map(|id| (NodeId(id), member(id))).collect(),
-        settings: Settings::default(),
-        adopts: None,
-    }
 }
 
 #[test]

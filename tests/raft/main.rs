@@ -6,3 +6,24 @@ mod disk;
 mod runtime;
 mod storage;
 mod watch;
+
+use pg_replica::control::{Command, Member, MemberKind, Settings};
+use pg_replica::ids::{Incarnation, NodeId};
+
+/// The first entry of a cluster of three.
+fn founding() -> Command {
+    let member = |id: u64| Member {
+        kind: MemberKind::Data,
+        address: format!("n{id}"),
+        postgres: format!("p{id}"),
+        incarnation: Incarnation(id),
+        priority: 100,
+        no_failover: false,
+    };
+    Command::Found {
+        cluster: "blue".into(),
+        members: (1..=3).map(|id| (NodeId(id), member(id))).collect(),
+        settings: Settings::default(),
+        adopts: None,
+    }
+}

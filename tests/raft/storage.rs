@@ -1,6 +1,5 @@
 //! The consensus store: what survives, what is refused, and what a broken disk does.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use openraft_rt::{AsyncRuntime, WatchReceiver};
 use openraft_rt_tokio::TokioRuntime;
 use redb::{ReadableDatabase, TableDefinition};
 
-use pg_replica::control::{Command, ControlState, Member, MemberKind, Settings};
+use pg_replica::control::ControlState;
 use pg_replica::ids::{Incarnation, NodeId};
 use pg_replica::runtime::raft::{Machine, OpenError, Resumed, Store, StoreOwner, TypeConfig};
 use pg_replica::sabotage::{Sabotage, Saboteur};
@@ -68,20 +67,7 @@ fn log_id(index: u64) -> LogIdOf<C> {
 }
 
 fn founding(index: u64) -> EntryOf<C> {
-    let member = |id: u64| Member {
-        kind: MemberKind::Data,
-        address: format!("n{id}"),
-        postgres: format!("p{id}"),
-        incarnation: Incarnation(id),
-        priority: 100,
-        no_failover: false,
-    };
-    let command = Command::Found {
-        cluster: "blue".into(),
-        members: (1..=3).map(|id| (NodeId(id), member(id))).collect::<BTreeMap<_, _>>(),
-        settings: Settings::default(),
-        adopts: None,
-    };
+    let command = super::founding();
     EntryOf::<C> { log_id: log_id(index), payload: EntryPayload::Normal(command) }
 }
 

@@ -213,8 +213,7 @@ impl Postgres for SimPostgres {
             let _ = disk.scribble().await;
         }
         let (gone_send, gone) = oneshot::channel();
-        let mut nothing_runs = false;
-        {
+        let runs = {
             let mut state = core.state();
             state.dark = false;
             if state.flaws.has(PostgresFlaw::StopFails) {
@@ -226,12 +225,14 @@ impl Postgres for SimPostgres {
                 if how == StopHow::Fast {
                     run.put(Input::Control(Control::StopFast));
                 }
-            } else {
-                nothing_runs = true;
             }
+            state.running.is_some()
+        };
+        if !runs {
+            sleep(LOOK_FOR_PROCESSES).await;
+            return Ok(());
         }
         match how {
-            _ if nothing_runs => sleep(LOOK_FOR_PROCESSES).await,
             StopHow::Immediate => {
                 let typical = Duration::from_millis(50);
                 sleep(core.stream.long_tail(typical, Duration::from_millis(400))).await;

@@ -294,9 +294,8 @@ impl World {
     /// successor wrote may be nowhere else: without its disk only an operator can decide.
     pub(super) fn can_spare(&self, node: NodeId) -> bool {
         let newest = self.oracle.newest();
-        let has_primary = newest.primacy.holder.is_some() && newest.current_timeline().is_some();
         let last = newest.timelines.values().next_back().map(|record| record.holder);
-        if !has_primary && last == Some(node) {
+        if !newest.has_primary() && last == Some(node) {
             return false;
         }
         let configs = newest.sync.configs.iter();

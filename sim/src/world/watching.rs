@@ -167,9 +167,6 @@ impl MemberObserver {
     }
 
     fn note_action(&self, action: &Action) {
-        if matches!(action, Action::Postgres { .. }) {
-            self.oracle.verb(self.node);
-        }
         match action {
             // I5: the world's own clock reading at the instant at which the request is on its way.
             Action::SendHeartbeat { to, sent, ask: Ask::Renewal(_), report } => {
@@ -181,15 +178,17 @@ impl MemberObserver {
                 };
                 lock(&self.memory).asked.insert((*to, *sent), asked);
             }
-            Action::Postgres { id, verb: Verb::Clone(_), .. } => {
-                lock(&self.memory).clones.insert(*id, ());
+            Action::Postgres { id, verb, .. } => {
+                self.oracle.verb(self.node);
+                if matches!(verb, Verb::Clone(_)) {
+                    lock(&self.memory).clones.insert(*id, ());
+                }
             }
             Action::Tell(divergence) => self.oracle.told(self.node, *divergence),
             Action::TransferLeadership { .. } => {
                 self.oracle.mark(Sometimes::LeaderMovedOffPrimary);
             }
-            Action::Postgres { .. }
-            | Action::Observe { .. }
+            Action::Observe { .. }
             | Action::ArmGuard { .. }
             | Action::DisarmGuard { .. }
             | Action::SendHeartbeat { .. }
