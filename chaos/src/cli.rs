@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -55,8 +56,8 @@ struct RunArgs {
     #[arg(long)]
     keep: bool,
     /// How many clusters at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// What the file leaves open (which standby, which client) follows from it; without it, from
     /// the file's own.
     #[arg(long)]
@@ -73,12 +74,12 @@ struct BenchArgs {
     #[arg(short, long, default_value = "docs/bench")]
     output: PathBuf,
     /// How often each fault befalls each cluster.
-    #[arg(long, default_value_t = race::RUNS)]
+    #[arg(long, default_value_t = race::RUNS, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// How many clusters at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
-    /// Who races; without it, everybody.
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
+    /// Who races; without it, everybody who is installed here.
     #[arg(long, value_enum, value_delimiter = ',')]
     runners: Vec<Runner>,
     /// How commits are replicated; without it, in both ways.
@@ -106,6 +107,9 @@ struct CheckArgs {
     /// The program of a node; without it, the one beside this program.
     #[arg(long, value_name = "PROGRAM")]
     node: Option<PathBuf>,
+    /// Patroni's program (`ci/install-patroni` installs it there).
+    #[arg(long, value_name = "PROGRAM", default_value = needs::PATRONI)]
+    patroni: PathBuf,
 }
 
 #[derive(Args)]
@@ -122,18 +126,30 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().verb {
         Verb::Run(args) => run(&args),
         Verb::Bench(args) => bench(&args),
-        Verb::Check(args) => {
-            let missing = needs::missing(&args.node.unwrap_or_else(needs::program));
-            let some = if missing.is_empty() { needs::missing_for_some() } else { Vec::new() };
-            missing.iter().chain(&some).for_each(|sentence| println!("{sentence}"));
-            if missing.is_empty() { CLEAN } else { NOT_HERE }
-        }
+        Verb::Check(args) => check(&args),
         Verb::Reap(args) => {
             lab::reap(args.process, args.number, args.keep);
             CLEAN
         }
     };
     ExitCode::from(code)
+}
+
+fn check(args: &CheckArgs) -> u8 {
+    lab::sweep();
+    let missing = needs::missing(&args.node.clone().unwrap_or_else(needs::program));
+    missing.iter().for_each(|sentence| println!("{sentence}"));
+    if !missing.is_empty() {
+        return NOT_HERE;
+    }
+    let some = needs::missing_for_some();
+    let race = needs::missing_for_patroni(&args.patroni);
+    some.iter().for_each(|sentence| println!("for some scenarios: {sentence}"));
+    race.iter().for_each(|sentence| println!("for the race alone: {sentence}"));
+    if some.is_empty() && race.is_empty() {
+        println!("nothing is missing");
+    }
+    CLEAN
 }
 
 fn run(args: &RunArgs) -> u8 {
@@ -157,7 +173,7 @@ fn run(args: &RunArgs) -> u8 {
     let options = Options { kind: Kind::Ours(program, Log::Everything), keep: args.keep };
     let (mut ok, mut failed, mut broken, mut skipped) = (0, 0, 0, 0);
     let count = plans.len();
-    runs::all(plans, args.jobs, &options, |run| {
+    runs::all(plans, args.jobs.get(), &options, |run| {
         match &run.verdict {
             Verdict::LeftOut(_) => skipped += 1,
             Verdict::Broken(_) => broken += 1,
@@ -177,22 +193,34 @@ fn run(args: &RunArgs) -> u8 {
 }
 
 fn bench(args: &BenchArgs) -> u8 {
+    let file = args.output.join("results.jsonl");
+    if args.table {
+        if !file.is_file() {
+            eprintln!("{} is not there: there are no results to make a table of", file.display());
+            return BAD_INPUT;
+        }
+        return ended(write_table(&args.output).map(|()| 0));
+    }
     let node = args.node.clone().unwrap_or_else(needs::program);
-    let card = Card {
+    let mut card = Card {
         node: node.canonicalize().unwrap_or(node),
         patroni: args.patroni.clone(),
         runners: chosen_or_all(&args.runners),
         replications: chosen_or_all(&args.replications),
         faults: chosen_or_all(&args.faults),
-        runs: if args.table { 0 } else { args.runs },
-        jobs: args.jobs,
+        runs: args.runs,
+        jobs: args.jobs.get(),
         keep: args.keep,
     };
-    let mut missing = Vec::new();
-    if !args.table {
-        missing = needs::missing(&card.node);
-        if card.runners.iter().any(|runner| *runner != Runner::PgReplica) {
-            missing.extend(needs::missing_for_patroni(&card.patroni));
+    let mut missing = needs::missing(&card.node);
+    if card.runners.iter().any(|runner| *runner != Runner::PgReplica) {
+        let patroni = needs::missing_for_patroni(&card.patroni);
+        if args.runners.is_empty() && missing.is_empty() && !patroni.is_empty() {
+            patroni.iter().for_each(|sentence| eprintln!("{sentence}"));
+            eprintln!("pg_replica runs alone");
+            card.runners = vec![Runner::PgReplica];
+        } else {
+            missing.extend(patroni);
         }
     }
     if !missing.is_empty() {
@@ -200,7 +228,12 @@ fn bench(args: &BenchArgs) -> u8 {
         return NOT_HERE;
     }
     lab::sweep();
-    match raced(&card, &args.output) {
+    ended(raced(&card, &args.output))
+}
+
+/// The exit code of a race of which so many heats broke off.
+fn ended(broken: io::Result<u32>) -> u8 {
+    match broken {
         Ok(0) => CLEAN,
         Ok(broken) => {
             println!("{broken} heats broke off; the same command runs them again");
@@ -215,14 +248,21 @@ fn bench(args: &BenchArgs) -> u8 {
 
 fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
     std::fs::create_dir_all(folder)?;
-    let file = folder.join("results.jsonl");
-    let broken = race::run(card, &file, |start, outcome| match outcome {
+    let broken = race::run(card, &folder.join("results.jsonl"), |start, outcome| match outcome {
         Ok(figures) => println!("{start}  {figures}"),
         Err(why) => println!("{start}  BROKEN: {why}"),
     })?;
-    let table = race::write_table(&race::results(&file)?);
-    std::fs::write(folder.join("table.md"), table)?;
+    write_table(folder)?;
     Ok(broken)
+}
+
+/// The table of the results that are there.
+fn write_table(folder: &Path) -> io::Result<()> {
+    let results = race::results(&folder.join("results.jsonl"))?;
+    let file = folder.join("table.md");
+    std::fs::write(&file, race::write_table(&results, folder))?;
+    println!("{} heats are in {}", results.len(), file.display());
+    Ok(())
 }
 
 fn chosen_or_all<T: ValueEnum>(chosen: &[T]) -> Vec<T> {

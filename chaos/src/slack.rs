@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 /// Added to `writable_within` and `writable_after`: what an election, a promotion and a client's
-/// next round may wait for a core, at worst seen with two clusters at a time.
+/// next round may wait for a core, at worst seen with two clusters at a time; it holds with the
+/// four of the gate, too.
 pub const WRITABLE: Duration = Duration::from_millis(1_500);
 
 /// How late a guard may be after a thaw. Its processes are woken one after the other, and each then

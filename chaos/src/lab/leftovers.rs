@@ -2,12 +2,13 @@
 //!
 //! Beside every laboratory runs a process that holds the reading end of a pipe and nothing else.
 //! The pipe ends with the program, however that comes about; then everything in the namespaces of
-//! the laboratory is killed, and they and its folder are removed. Should the reaper die as well,
-//! the next start finds what is left by its name.
+//! the laboratory is killed, and they and its folder are removed. Whatever a killed program had
+//! just started goes on without it, so the reaper looks again for a second. Should the
+//! reaper die as well, the next start finds what is left by its name.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -24,6 +25,13 @@ use super::{Name, disk, processes_in, run};
 /// How often what does not want to end is killed again.
 const KILLS_MAX: u32 = 40;
 const KILL_AGAIN: Duration = Duration::from_millis(25);
+
+/// Written into the pipe by a program that is done: nothing of it is under way any more.
+const DONE: u8 = b'.';
+
+/// How often is looked again after a program that was killed, for what it had just started.
+const LOOKS_AGAIN: u32 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// The process that waits for the end of this one.
 #[derive(Debug)]
@@ -50,16 +58,25 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        drop(self.line.take());
+        if let Some(mut line) = self.line.take() {
+            let _ = line.write_all(&[DONE]);
+        }
         let _ = self.process.wait();
     }
 }
 
 /// What the reaper does: waits, and clears up.
 pub fn reap(process: u32, number: u32, keep: bool) {
-    let mut nothing = Vec::new();
-    let _ = io::stdin().read_to_end(&mut nothing);
-    remove(&Name { process, number }, keep);
+    let mut said = Vec::new();
+    let _ = io::stdin().read_to_end(&mut said);
+    let name = Name { process, number };
+    remove(&name, keep);
+    if said.is_empty() {
+        for _ in 0..LOOKS_AGAIN {
+            sleep(LOOK_AGAIN);
+            remove(&name, keep);
+        }
+    }
 }
 
 /// Removes the laboratories of programs that are gone.
@@ -81,24 +98,15 @@ pub fn sweep() {
 
 /// Removes a laboratory; what is gone already is no trouble.
 pub(super) fn remove(name: &Name, keep_folder: bool) {
-    let prefix = format!("{}-", name.stem());
-    let spaces = fs::read_dir(SPACES).into_iter().flatten().flatten();
-    let spaces: Vec<(String, u64)> = spaces
-        .filter_map(|entry| {
-            let name = entry.file_name().to_str()?.to_owned();
-            let inode = fs::metadata(entry.path()).ok()?.ino();
-            name.starts_with(&prefix).then_some((name, inode))
-        })
-        .collect();
     let folder = name.folder();
     let mounted = mounted_below(&folder);
     // Whoever waits for a disk that stalls cannot be killed. Most do not, and say so.
     for place in &mounted {
         let _ = disk::freeze(Path::new(place), false);
     }
-    for (space, inode) in &spaces {
-        if kill_all(*inode) {
-            let _ = run("ip", &["netns", "delete", space]);
+    for (space, inode) in spaces(name) {
+        if kill_all(inode) {
+            let _ = run("ip", &["netns", "delete", &space]);
         } else {
             // By its name it is found again.
             eprintln!("processes in the namespace {space} do not end; it is left where it is");
@@ -114,6 +122,19 @@ pub(super) fn remove(name: &Name, keep_folder: bool) {
     } else {
         let _ = fs::remove_dir_all(folder);
     }
+}
+
+/// The namespaces of a laboratory, with their inodes.
+fn spaces(name: &Name) -> Vec<(String, u64)> {
+    let prefix = format!("{}-", name.stem());
+    let entries = fs::read_dir(SPACES).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().to_str()?.to_owned();
+            let inode = fs::metadata(entry.path()).ok()?.ino();
+            name.starts_with(&prefix).then_some((name, inode))
+        })
+        .collect()
 }
 
 /// Ends whatever runs in a namespace; whether nothing is left.

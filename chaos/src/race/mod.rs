@@ -244,7 +244,10 @@ pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
     let mut heats = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let bad = |error: serde_json::Error| {
-            let why = format!("{}:{}: no result of a heat: {error}", file.display(), number + 1);
+            let place = format!("{}:{}", file.display(), number + 1);
+            let why = format!(
+                "{place}: no result of a heat: {error}; without the line, its heat is run again"
+            );
             io::Error::other(why)
         };
         let heat: Value = serde_json::from_str(line).map_err(bad)?;
@@ -285,7 +288,8 @@ pub fn run(
 }
 
 fn note(file: &mut fs::File, heat: &Heat) -> io::Result<()> {
-    writeln!(file, "{}", serde_json::to_string(heat)?)
+    // At once: half a line would be in the way of every later race.
+    file.write_all((serde_json::to_string(heat)? + "\n").as_bytes())
 }
 
 /// What is checked out here, and whether anything besides the race's own files differs from it.

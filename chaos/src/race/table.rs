@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use clap::ValueEnum;
 
@@ -12,15 +13,25 @@ const RUNNERS: [Runner; 3] = [Runner::PgReplica, Runner::PatroniFastest, Runner:
 /// All results of one cell.
 type Cells<'a> = BTreeMap<(Replication, Fault, Runner), Vec<&'a Figures>>;
 
-/// The tables, in Markdown.
+/// The tables, in Markdown, of the results that are in this folder.
 #[must_use]
-pub fn write(heats: &[Heat]) -> String {
+pub fn write(heats: &[Heat], folder: &Path) -> String {
     let mut cells = Cells::new();
+    let mut commits = BTreeMap::<&str, usize>::new();
     for heat in heats {
         let Start { replication, fault, runner, .. } = heat.start;
         cells.entry((replication, fault, runner)).or_default().push(&heat.figures);
+        *commits.entry(&heat.commit).or_default() += 1;
     }
-    let mut text = String::new();
+    let all = heats.len();
+    let commits = commits.iter().map(|(commit, count)| format!("{commit} ({count} of {all})"));
+    let mut text = format!(
+        "# The race: results\n\n\
+         Made of `results.jsonl` by `target/release/chaos bench --table -o {}`; \
+         run with the builds of {}.\n\n",
+        folder.display(),
+        commits.collect::<Vec<_>>().join(" and ")
+    );
     for (replication, title) in [
         (Replication::Async, "Asynchronous"),
         (
@@ -28,12 +39,17 @@ pub fn write(heats: &[Heat]) -> String {
             "Synchronous: one of two standbys (`quorum-sync`; Patroni's `quorum`)",
         ),
     ] {
-        let _ = write!(text, "## {title}\n\n");
-        faults(&mut text, &cells, replication);
+        if cells.keys().any(|(how, fault, _)| *how == replication && *fault != Fault::Idle) {
+            let _ = write!(text, "## {title}\n\n");
+            faults(&mut text, &cells, replication);
+        }
     }
-    text += "## Idle\n\n";
-    idle(&mut text, &cells);
-    text
+    if cells.keys().any(|(_, fault, _)| *fault == Fault::Idle) {
+        text += "## Idle\n\n";
+        idle(&mut text, &cells);
+    }
+    text.truncate(text.trim_end().len());
+    text + "\n"
 }
 
 fn faults(text: &mut String, cells: &Cells<'_>, replication: Replication) {
@@ -175,10 +191,12 @@ mod tests {
         let heat = |runner, outage| Heat {
             start: Start { runner, replication, fault, run: 1 },
             harness: HARNESS,
-            commit: String::new(),
+            commit: "7accb67".into(),
             figures: Figures { outage, acknowledged: 10, ..Figures::default() },
         };
-        let table = write(&[heat(Runner::PgReplica, 2.0), heat(Runner::PatroniFastest, 21.0)]);
+        let heats = [heat(Runner::PgReplica, 2.0), heat(Runner::PatroniFastest, 21.0)];
+        let table = write(&heats, Path::new("there"));
+        assert!(table.contains("--table -o there`; run with the builds of 7accb67 (2 of 2)."));
         assert!(
             table.contains(
                 "| host lost | outage | ≥ 2.00 s (2.00) | ≥ 21.00 s (21.00) | – | 10.5 |"
@@ -188,5 +206,6 @@ mod tests {
         assert!(table.contains("| | whole again | 0 of 1 | 0 of 1 | 0 of 0 | |"), "{table}");
         assert!(table.contains("| | heats so far | 1 | 1 | 0 | |"), "{table}");
         assert!(!table.contains("one-way") && !table.contains("Postgres killed"));
+        assert!(!table.contains("## Synchronous") && !table.contains("## Idle"));
     }
 }

@@ -29,7 +29,7 @@ use sim::nemesis;
 use sim::report::{Measured, NEVER_UP, Violation};
 use sim::scenario::{Answer, Order, Plan};
 use sim::streams::{Streams, lock};
-use sim::workload::{ClientPlan, Ended, Workload};
+use sim::workload::{ClientPlan, Workload};
 use tokio::time::sleep;
 
 use crate::lab::{Cables, Disks, Lab, Name};
@@ -384,7 +384,7 @@ impl World {
         lock(&self.sight).recovered = lock(&self.tale).failed.iter().all(|f| f.invariant != "I9");
         let faults_over = *lock(&self.began) + self.plan.duration;
         let patience = self.plan.expect.writable_after.unwrap_or_default();
-        while self.now() < faults_over + patience && !acknowledged_since(clients, faults_over) {
+        while self.now() < faults_over + patience && !clients.acknowledged_since(faults_over) {
             sleep(LOOK_EVERY).await;
         }
         sleep(EPILOGUE).await;
@@ -411,11 +411,4 @@ impl World {
             sleep(LOOK_EVERY).await;
         }
     }
-}
-
-fn acknowledged_since(clients: &Workload, from: Duration) -> bool {
-    clients.history(|history| {
-        let last = history.operations().iter().rev().take(64);
-        last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= from)
-    })
 }

@@ -6,7 +6,7 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -114,7 +114,10 @@ fn check_version(fields: &mut Fields<'_>) -> Result<(), BadInput> {
     if version != FORMAT {
         return Err(fields.source().bad(
             &value.span,
-            format!("the file has format {version}, and this program knows format {FORMAT}"),
+            format!(
+                "the file has format {version}, and this program knows format {FORMAT}: run it \
+                 with the commit that wrote it, or draw it anew from its profile"
+            ),
         ));
     }
     Ok(())
@@ -130,7 +133,10 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
             .bad(&claim_value.span, "a scenario without a claim proves nothing"));
     }
     let stem = Path::new(file).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
-    let name = fields.text("name")?.unwrap_or(stem);
+    let name = match fields.take("name") {
+        Some(value) => read_name(&value, fields.source())?,
+        None => stem,
+    };
     let seed = read_seed(fields)?;
     let drawn = fields.flag("drawn")?.unwrap_or(false);
     let messages_only = fields.text("messages_only")?;
@@ -166,6 +172,18 @@ fn read_head(fields: &mut Fields<'_>, file: &str) -> Result<Plan, BadInput> {
         expect,
         sabotage,
     })
+}
+
+/// What a run's files and folders are called, and so nothing that leads elsewhere.
+fn read_name(value: &Value, source: &Source<'_>) -> Result<String, BadInput> {
+    let name = value.text(source, "name")?;
+    let mut parts = Path::new(&name).components();
+    let is_one = matches!(parts.next(), Some(Component::Normal(part)) if part == name.as_str());
+    if !is_one || parts.next().is_some() {
+        let why = "`name` is what the run's files are called: one word, and no path";
+        return Err(source.bad(&value.span, why));
+    }
+    Ok(name)
 }
 
 /// A number, or the text of one: seeds use all 64 bits and TOML's numbers do not.

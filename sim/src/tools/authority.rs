@@ -1,6 +1,6 @@
 //! The certificates of simulated members: files, and so made outside of every run.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -9,29 +9,69 @@ use std::thread;
 use pg_replica::ids::NodeId;
 use pg_replica::os::authority::{Wanted, provide};
 
+use super::trouble;
+use crate::report::WorldKind;
+use crate::scenario::BadInput;
 use crate::sockets::{CLUSTER, MEMBERS_MAX};
 
-/// The folder of the authority that all simulated clusters share. It is made once, by the product,
-/// and kept. It must be there before a run begins, and whoever makes it does so on a thread of its
-/// own: inside of a run, and on its thread, there is nothing but the run.
+/// Whether runs of this world will find their certificates; if not, what keeps them from it.
+pub(super) fn ready(world: WorldKind) -> Result<(), BadInput> {
+    match world {
+        WorldKind::Messages => Ok(()),
+        WorldKind::Sockets => match made_once() {
+            Ok(_) => Ok(()),
+            Err(why) => Err(trouble(why)),
+        },
+    }
+}
+
+/// The folder of the authority that all simulated clusters share.
 pub(crate) fn authority() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    match made_once() {
+        Ok(folder) => folder,
+        Err(why) => panic!("{why}"),
+    }
+}
+
+/// It is made once, by the product, and kept. It must be there before a run begins, and whoever
+/// makes it does so on a thread of its own: inside of a run, and on its thread, there is nothing
+/// but the run.
+fn made_once() -> &'static Result<PathBuf, String> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let made = thread::scope(|scope| scope.spawn(made).join());
-        let made = made.expect("whoever makes certificates does not panic");
-        made.expect("certificates can be made in the target folder")
+        made.expect("whoever makes certificates does not panic")
     })
 }
 
-fn made() -> io::Result<PathBuf> {
+fn made() -> Result<PathBuf, String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    made_in(&target, MEMBERS_MAX)
+    let made = made_in(&target, MEMBERS_MAX).and_then(|folder| {
+        // What another account made may be there without being legible.
+        let names = (1..=MEMBERS_MAX).map(|member| format!("n{member}"));
+        for name in names.chain(["operator".to_owned()]) {
+            File::open(folder.join(format!("{name}.key")))?;
+        }
+        Ok(folder)
+    });
+    made.map_err(|error| {
+        let folder = folder_for(&target, MEMBERS_MAX);
+        format!(
+            "{} cannot be used for the certificates of simulated members: {error}: run it as \
+             whoever owns it, or remove it",
+            folder.display()
+        )
+    })
+}
+
+fn folder_for(target: &Path, members: u64) -> PathBuf {
+    target.join(format!("sim-authority-{members}"))
 }
 
 /// The folder for so many members. One that was made for another number is left to those who know
 /// it, another commit perhaps.
 fn made_in(target: &Path, members: u64) -> io::Result<PathBuf> {
-    let folder = target.join(format!("sim-authority-{members}"));
+    let folder = folder_for(target, members);
     // The last that is asked for: where it is, all are.
     let last = folder.join(format!("n{members}.crt"));
     if last.exists() {

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use clap::Args;
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::report::{RunOptions, RunReport, Runner, WorldKind};
 use crate::scenario::{BadInput, Document, Plan, read_file};
 
 use super::threads::{alone, spread};
-use super::{Ending, parse_seeds, why_not};
+use super::{Ending, parse_seeds, ready, tell_skipped, trouble, why_not};
 
 #[derive(Args)]
 pub(super) struct CompareArgs {
@@ -34,8 +35,8 @@ pub(super) struct CompareArgs {
     #[arg(long, default_value_t = 8)]
     tries: u64,
     /// How many plans at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// One JSON object per plan on standard output, and nothing else there.
     #[arg(long)]
     json: bool,
@@ -50,8 +51,10 @@ struct Class(BTreeMap<&'static str, String>);
 pub(super) fn compare(runner: Runner, args: &CompareArgs) -> Result<Ending, BadInput> {
     let documents: Result<Vec<Document>, BadInput> =
         args.files.iter().map(|file| read_file(file)).collect();
+    let documents = documents?;
+    ready(WorldKind::Sockets)?;
     let mut plans = Vec::new();
-    for document in documents? {
+    for document in documents {
         let own = [document.base().seed];
         let seeds: Vec<u64> = args.seeds.map_or_else(|| own.into(), |seeds| seeds.iter().collect());
         plans.extend(seeds.into_iter().map(|seed| document.plan(seed)));
@@ -63,11 +66,11 @@ pub(super) fn compare(runner: Runner, args: &CompareArgs) -> Result<Ending, BadI
         let classes = why.map_or_else(|| Ok(differences(runner, &plan, args.tries)), Err);
         (plan, classes)
     };
-    spread(args.jobs, plans.into_iter(), work, |(plan, classes)| {
+    spread(args.jobs.get(), plans.into_iter(), work, |(plan, classes)| {
         match classes {
             Err(why) => {
-                eprintln!("skipped   {}: {why}", plan.name);
                 skipped += 1;
+                tell_skipped(&plan, &why, args.json);
             }
             Ok(unlike) => {
                 differing += usize::from(!unlike.is_empty());
@@ -78,6 +81,9 @@ pub(super) fn compare(runner: Runner, args: &CompareArgs) -> Result<Ending, BadI
     });
     if !args.json {
         println!("{total} plans, {differing} differ, {skipped} skipped");
+    }
+    if skipped == total {
+        return Err(trouble("nothing was compared: no plan can be run in both worlds"));
     }
     Ok(if differing == 0 { Ending::Clean } else { Ending::Violation })
 }

@@ -10,7 +10,7 @@ use crate::report::{RunOptions, Runner, WorldKind};
 use crate::scenario::{BadInput, read_file};
 
 use super::threads::alone;
-use super::{EVERYTHING, Ending, Seeds, parse_seeds, trouble};
+use super::{EVERYTHING, Ending, Seeds, parse_seeds, ready, trouble};
 
 #[derive(Args)]
 pub(super) struct DeterminismArgs {
@@ -44,6 +44,7 @@ pub(super) struct TraceHashArgs {
 
 pub(super) fn determinism(runner: Runner, args: &DeterminismArgs) -> Result<Ending, BadInput> {
     let document = read_file(&args.profile)?;
+    ready(args.world)?;
     let options = RunOptions { canary: args.canary, world: args.world, ..RunOptions::default() };
     let hash = |seed: u64| alone(runner, &document.plan(seed), &options).trace_hash;
     // Forwards, then backwards: but for the middle one, every seed has another position in the
@@ -84,6 +85,7 @@ pub(super) fn determinism(runner: Runner, args: &DeterminismArgs) -> Result<Endi
 
 pub(super) fn trace_hash(runner: Runner, args: &TraceHashArgs) -> Result<Ending, BadInput> {
     let document = read_file(&args.profile)?;
+    ready(args.world)?;
     let options = RunOptions { canary: args.canary, world: args.world, ..RunOptions::default() };
     println!("{:016x}", alone(runner, &document.plan(args.seed), &options).trace_hash);
     Ok(Ending::Clean)

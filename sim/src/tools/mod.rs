@@ -25,12 +25,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pg_replica::sabotage::Saboteur;
+use serde_json::json;
 
 use crate::report::{Runner, WorldKind};
 use crate::scenario::{BadInput, Fault, Order, Plan, PlanEvent, saboteur_named};
 use crate::sockets::MEMBERS_MAX;
 
 pub(crate) use authority::authority;
+use authority::ready;
 pub use mutants::{Hunt, Kill, hunt};
 pub use threads::{alone, spread, words_of};
 
@@ -175,6 +177,15 @@ fn why_not(plan: &Plan, world: WorldKind) -> Option<String> {
             let through_pages = plan.events.iter().find_map(|event| pages_refuse(&event.fault));
             plan.messages_only.clone().or(through_pages)
         }
+    }
+}
+
+/// Says that a plan was left out, and why.
+fn tell_skipped(plan: &Plan, why: &str, as_json: bool) {
+    if as_json {
+        println!("{}", json!({ "name": plan.name, "seed": plan.seed, "skipped": why }));
+    } else {
+        eprintln!("skipped   {}: {why}", plan.name);
     }
 }
 

@@ -3,6 +3,7 @@
 //! smaller and drawn, as a failure of the product would be: see `exhibit`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use clap::Args;
 use pg_replica::sabotage::Saboteur;
 use serde_json::json;
 
-use crate::report::{RunOptions, Runner, Violation};
+use crate::report::{RunOptions, Runner, Violation, WorldKind};
 use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, saboteur_name};
 
 use super::exhibit::{EVENTS_MOST, Exhibit, exhibit, table};
 use super::shrink::{Effort, first_violation};
 use super::threads::{alone, spread};
-use super::{EVERYTHING, Ending, parse_saboteur, trouble, world_of};
+use super::{EVERYTHING, Ending, parse_saboteur, ready, trouble, world_of};
 
 /// Where a saboteur may have a scenario of its own, named after it.
 const DIRECTED: &str = "scenarios/mutants";
@@ -36,8 +37,8 @@ pub(super) struct MutantsArgs {
     #[arg(long, default_value = EVERYTHING)]
     profile: String,
     /// How many mutants at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// Make each failure smaller and draw it, print a table of them, and fail where one keeps more
     /// than six events.
     #[arg(long)]
@@ -94,6 +95,7 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
     if args.max_seeds == 0 {
         return Err(trouble("--max-seeds is one at least"));
     }
+    ready(WorldKind::Sockets)?;
     let mut fates = Vec::new();
     let mut trouble_met = None;
     let (within, tries) = (args.within, args.tries);
@@ -112,7 +114,7 @@ pub(super) fn mutants(runner: Runner, args: &MutantsArgs) -> Result<Ending, BadI
         let wanted = document.base().expect.violation.clone();
         Ok(Fate { saboteur, stage: file.clone(), wanted, killed, exhibit })
     };
-    spread(args.jobs, wanted.into_iter(), work, |fate| match fate {
+    spread(args.jobs.get(), wanted.into_iter(), work, |fate| match fate {
         Ok(fate) => {
             tell(&fate, args.max_seeds);
             fates.push(fate);

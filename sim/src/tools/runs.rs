@@ -11,7 +11,7 @@ use crate::scenario::{BadInput, Document, Plan, read_file};
 
 use super::failure::Failures;
 use super::threads::alone;
-use super::{Ending, failure, parse_saboteur, trouble, why_not};
+use super::{Ending, failure, parse_saboteur, ready, tell_skipped, trouble, why_not};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -64,6 +64,7 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
     let documents: Result<Vec<Document>, BadInput> =
         args.files.iter().map(|file| read_file(file)).collect();
     let documents = documents?;
+    ready(args.world)?;
     let options = RunOptions {
         keep_trace: args.trace,
         sabotage: args.sabotage,
@@ -75,8 +76,8 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
     for document in &documents {
         let plan = document.plan(args.seed.unwrap_or(document.base().seed));
         if let Some(why) = why_not(&plan, args.world) {
-            eprintln!("skipped   {}: {why}", plan.name);
             skipped += 1;
+            tell_skipped(&plan, &why, args.json);
             continue;
         }
         let report = alone(runner, &plan, &options);
@@ -99,6 +100,12 @@ pub(super) fn run(runner: Runner, args: &RunArgs) -> Result<Ending, BadInput> {
         println!("{} scenarios, {failed} failed{skipped}", documents.len());
     }
     failures.explain(runner, 1, args.no_shrink);
+    if skipped == documents.len() {
+        return Err(trouble(format!(
+            "nothing was run: --world {} can run none",
+            args.world.name()
+        )));
+    }
     Ok(if failed == 0 { Ending::Clean } else { Ending::Violation })
 }
 
@@ -114,6 +121,7 @@ pub(super) fn replay(runner: Runner, args: &ReplayArgs) -> Result<Ending, BadInp
     if let Some(why) = why_not(&plan, args.world) {
         return Err(BadInput::about(&args.plan, why));
     }
+    ready(args.world)?;
     let report = alone(runner, &plan, &options);
     if args.json {
         println!("{}", object(&plan, &report));

@@ -1,6 +1,7 @@
 //! `shrink`: a failing plan made as small as the time allows.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::shrink::{Trial, shrink};
 use super::failure::FAILURES;
 use super::progress::Progress;
 use super::threads::{alone, spread};
-use super::{Ending, now, trouble, why_not};
+use super::{Ending, now, ready, trouble, why_not};
 
 /// How long a shrinking takes that nobody asked for.
 pub(super) const USUAL: Duration = Duration::from_secs(60);
@@ -36,8 +37,8 @@ pub(super) struct ShrinkArgs {
     #[arg(long)]
     tries: Option<u64>,
     /// How many runs at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// What the members speak through.
     #[arg(long, value_enum, default_value_t)]
     world: WorldKind,
@@ -79,6 +80,7 @@ pub(super) fn verb(runner: Runner, args: &ShrinkArgs) -> Result<Ending, BadInput
     if let Some(why) = why_not(&plan, world) {
         return Err(BadInput::about(&args.plan, why));
     }
+    ready(world)?;
     let options = RunOptions { world, ..RunOptions::default() };
     let Some(violation) = first_violation(&alone(runner, &unjudged(&plan), &options)) else {
         return Err(BadInput::about(
@@ -89,7 +91,7 @@ pub(super) fn verb(runner: Runner, args: &ShrinkArgs) -> Result<Ending, BadInput
     // A place that cannot be written to is better known before the search than after it.
     keep(&Shrunk { plan: *plan.clone(), violation: violation.clone(), tried: 0 })?;
     let effort =
-        Effort { jobs: args.jobs, within: args.within, tries: args.tries, told: true, world };
+        Effort { jobs: args.jobs.get(), within: args.within, tries: args.tries, told: true, world };
     let shrunk = smaller(runner, &plan, violation, effort);
     keep(&shrunk)?;
     println!(

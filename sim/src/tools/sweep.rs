@@ -5,6 +5,7 @@
 //! sweep ends with the lowest seed that fails, and says the same however many jobs there are.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -19,7 +20,7 @@ use super::coverage::{self, Seen};
 use super::failure::Failures;
 use super::progress::Progress;
 use super::threads::{InOrder, alone, spread};
-use super::{Ending, Seeds, failure, now, parse_saboteur, parse_seeds, why_not};
+use super::{Ending, Seeds, failure, now, parse_saboteur, parse_seeds, ready, why_not};
 
 #[derive(Args)]
 pub(super) struct SweepArgs {
@@ -29,8 +30,8 @@ pub(super) struct SweepArgs {
     #[arg(long, value_parser = parse_seeds, default_value = "1..100")]
     seeds: Seeds,
     /// How many runs at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// End with one JSON object on standard output.
     #[arg(long)]
     json: bool,
@@ -80,6 +81,7 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
         let what = "is no profile: --bias draws plans, and there is nothing to draw from here";
         return Err(BadInput::about(&args.profile, what));
     }
+    ready(args.world)?;
     let options =
         RunOptions { sabotage: args.sabotage, world: args.world, ..RunOptions::default() };
     let mut tally = Tally::new();
@@ -100,7 +102,7 @@ pub(super) fn sweep(runner: Runner, args: &SweepArgs) -> Result<Ending, BadInput
         };
         let mut outcomes = InOrder::new();
         let mut runs = Vec::new();
-        spread(args.jobs, block.iter().enumerate(), work, |(number, outcome)| {
+        spread(args.jobs.get(), block.iter().enumerate(), work, |(number, outcome)| {
             outcomes.add(number, outcome);
             tally.ended += 1;
             while let Some((plan, outcome)) = outcomes.next() {
@@ -156,7 +158,7 @@ fn conclude(
     if args.json {
         println!("{}", tally.json());
     }
-    failures.explain(runner, args.jobs, args.no_shrink);
+    failures.explain(runner, args.jobs.get(), args.no_shrink);
     let lacking = args.require_all_states && !tally.never().is_empty();
     if lacking {
         eprintln!("these seeds prove nothing about: {}", tally.never().join(", "));

@@ -11,7 +11,7 @@ use crate::timeline::page;
 
 use super::shrink::unjudged;
 use super::threads::alone;
-use super::{Ending, trouble, why_not};
+use super::{Ending, ready, trouble, why_not};
 
 #[derive(Args)]
 pub(super) struct TimelineArgs {
@@ -33,6 +33,7 @@ pub(super) fn verb(runner: Runner, args: &TimelineArgs) -> Result<Ending, BadInp
     if let Some(why) = why_not(&plan, args.world) {
         return Err(BadInput::about(&args.plan, why));
     }
+    ready(args.world)?;
     let report = draw(runner, &plan, args.world, &args.out)
         .map_err(|error| trouble(format!("{} cannot be written: {error}", args.out.display())))?;
     match report.violations.first() {

@@ -193,6 +193,14 @@ impl Workload {
         look(&lock(&self.history))
     }
 
+    /// Whether a client was told since then that a write is committed.
+    pub fn acknowledged_since(&self, from: Duration) -> bool {
+        self.history(|history| {
+            let last = history.operations().iter().rev().take(64);
+            last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= from)
+        })
+    }
+
     /// Each client draws from a stream of its own: one client more must not move the others.
     fn stream(&self, client: u32) -> Stream {
         /// The workload's streams begin here; the concern itself has the one before.

@@ -202,7 +202,7 @@ async fn recover(world: &Arc<World>, clients: &Workload, measured: &mut Measured
     let faults_over = *lock(&world.began) + world.plan.duration;
     let patience = world.plan.expect.writable_after.unwrap_or_default();
     while true_now() < faults_over + patience
-        && !acknowledged_since(clients, faults_over)
+        && !clients.acknowledged_since(faults_over)
         && world.oracle.violations_total() == 0
     {
         sleep(LOOK_EVERY).await;
@@ -217,19 +217,12 @@ async fn orders_done(world: &Arc<World>) {
     }
 }
 
-fn acknowledged_since(clients: &Workload, from: Duration) -> bool {
-    clients.history(|history| {
-        let last = history.operations().iter().rev().take(64);
-        last.into_iter().any(|o| o.ended == Ended::Acknowledged && o.ended_at >= from)
-    })
-}
-
 async fn writes_again(world: &Arc<World>, clients: &Workload, from: Duration) -> bool {
     let settled = from + Duration::from_secs(1);
     let limit = from + CORE_LIMIT;
     while true_now() < limit {
         sleep(LOOK_EVERY).await;
-        if acknowledged_since(clients, settled) {
+        if clients.acknowledged_since(settled) {
             return true;
         }
         if world.oracle.violations_total() > 0 {

@@ -146,6 +146,24 @@ fn a_scenario_that_no_world_can_show_is_refused() {
 }
 
 #[test]
+fn a_name_that_leads_elsewhere_is_refused() {
+    for name in ["../up", "/etc", "a/b", "..", ".", ""] {
+        let text = format!("{HEAD}name = \"{name}\"\n");
+        assert_file_refused("elsewhere.toml", &text, "3:8", "one word, and no path");
+    }
+}
+
+#[test]
+fn nothing_at_a_time_is_refused() {
+    let profile = super::house::root().join("chaos/profiles/everything.toml");
+    let profile = profile.to_str().expect("a path in UTF-8");
+    let said = sim(&["sweep", profile, "--seeds", "1..2", "--jobs", "0"]);
+    assert_eq!(said.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains("'0' for '--jobs <JOBS>'"), "{said}");
+}
+
+#[test]
 fn a_file_of_a_newer_format_is_refused() {
     assert_file_refused("newer.toml", &format!("version = 2\n{HEAD}"), "1:11", "format 2");
 }

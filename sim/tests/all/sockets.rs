@@ -37,8 +37,16 @@ fn the_balancer_follows_a_failover() {
 #[test]
 fn a_fault_of_sockets_is_skipped_by_name_where_there_are_none() {
     let file = "scenarios/sockets-half-open-primary.toml";
-    let output = said_by_sim(&["run", file]);
+    let scenarios = [file, "scenarios/a-single-node-serves.toml"];
+    let output = said_by_sim(&["run", scenarios[0], scenarios[1]]);
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("skipped") && said.contains("half-open"), "{said}");
+    // Where nothing else is run either, nothing is proven.
+    let output = said_by_sim(&["run", file, "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("\"skipped\":\"`half-open at primary`"), "{said}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("nothing was run"), "{said}");
 }

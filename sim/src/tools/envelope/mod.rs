@@ -11,6 +11,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ pub(super) struct EnvelopeArgs {
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     phases: u32,
     /// How many runs at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
 }
 
 /// Who acknowledges when.
@@ -135,7 +136,7 @@ pub(super) fn envelope(runner: Runner, args: &EnvelopeArgs) -> Result<Ending, Ba
     };
     let mut measured = Measured::new();
     let mut broken = 0;
-    spread(args.jobs, runs(args.phases), work, |(case, cell, plan, report)| {
+    spread(args.jobs.get(), runs(args.phases), work, |(case, cell, plan, report)| {
         let worst = measured.entry(case).or_default().entry(cell).or_default();
         *worst = worst.with(&report);
         if !report.is_clean() {
