@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pg_replica::env::{Observation, Postgres, PostgresError, StartAs, SyncNames, Upstream};
 use pg_replica::ids::{Epoch, NodeId};
+use sim::postgres::CutPromotion;
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,14 @@ pub(crate) trait Ground: Send + Sync {
 
     /// Has a standby receive and not replay, until its next start.
     fn stop_replay(&self, node: u64) -> impl Future<Output = ()> + Send;
+
+    /// Ends a detached standby in the middle of a promotion, of which so much is left.
+    fn cut_promotion(
+        &self,
+        node: u64,
+        epoch: Epoch,
+        left: CutPromotion,
+    ) -> impl Future<Output = ()> + Send;
 
     /// Stops what tells a server's sessions whom they wait for, or lets it go on.
     fn hold_back_settings(&self, node: u64, held: bool) -> impl Future<Output = ()> + Send;

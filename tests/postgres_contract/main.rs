@@ -13,6 +13,7 @@ mod machine;
 mod real;
 mod sequences;
 mod simulated;
+mod starts;
 
 macro_rules! on_both {
     ($($from:ident::$case:ident($machines:literal),)*) => {
@@ -47,6 +48,7 @@ on_both! {
     cases::a_manager_that_starts_anew_changes_nothing_by_itself(2),
     cases::a_detached_standby_receives_nothing_more(2),
     cases::a_promotion_opens_a_timeline_of_its_epoch(2),
+    starts::a_promotion_that_is_cut_short_leaves_a_standby(2),
     cases::nothing_is_promoted_while_an_upstream_is_configured(2),
     cases::a_diverged_former_primary_is_rewound_and_follows(2),
     cases::a_rewind_under_way_is_never_taken_for_a_server(2),
@@ -67,6 +69,7 @@ on_both! {
     cases::a_copy_leaves_the_old_directory_aside(2),
     cases::what_members_lack_is_kept_by_whoever_becomes_primary(3),
     cases::parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
+    starts::a_standby_starts_with_less_than_its_primary_had(2),
     sequences::verbs_in_an_order_that_is_drawn(2),
     sequences::verbs_in_another_order(2),
     sequences::verbs_in_a_third_order(2),

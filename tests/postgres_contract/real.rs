@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use pg_replica::env::{Postgres, Side};
-use pg_replica::ids::NodeId;
+use pg_replica::env::{Postgres, Side, StopHow};
+use pg_replica::ids::{Epoch, NodeId, Timeline};
 use pg_replica::os::authority::{Wanted, provide};
 use pg_replica::os::guard::end_postgres;
 use pg_replica::os::postgres::{OsPostgres, PostgresPlan, ServerTls};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sim::postgres::CutPromotion;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -25,6 +27,9 @@ use super::machine::{account, free_ports, installation};
 /// Small, and with nothing outside of the directory that a killed server would leave behind.
 const PARAMETERS: [(&str, &str); 3] =
     [("fsync", "on"), ("shared_buffers", "16MB"), ("dynamic_shared_memory_type", "mmap")];
+
+/// How large a file of the log is.
+const SEGMENT: u64 = 16 << 20;
 
 /// Machines on this one.
 pub(crate) struct Real {
@@ -183,6 +188,54 @@ impl Ground for Real {
     async fn stop_replay(&self, node: u64) {
         let client = self.client(node).await.unwrap();
         client.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    }
+
+    async fn cut_promotion(&self, node: u64, epoch: Epoch, left: CutPromotion) {
+        let (plan, server) = (self.plan(node), self.server(node));
+        let seen = server.observe().await.unwrap();
+        let (end, last) = (seen.flushed.unwrap(), seen.history.last().unwrap().timeline);
+        let control = plan.data.join("global/pg_control");
+        let before = fs::read(&control).unwrap();
+        if left == CutPromotion::Record {
+            // What the server writes last, the control file, it has not written.
+            server.promote(epoch).await.unwrap();
+        }
+        server.stop(StopHow::Immediate).await.unwrap();
+        let births = plan.data.join("pg_replica.births");
+        let mut intended: Value = serde_json::from_slice(&fs::read(&births).unwrap()).unwrap();
+        intended["intended"] = json!([epoch, last]);
+        let next = Timeline(last.0 + 1);
+        intended["born"].as_object_mut().unwrap().remove(&next.0.to_string());
+        let give = |path: &Path, bytes: &[u8]| {
+            fs::write(path, bytes).unwrap();
+            let owner = fs::metadata(&plan.data).unwrap();
+            chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        };
+        give(&births, intended.to_string().as_bytes());
+        if left == CutPromotion::Record {
+            return give(&control, &before);
+        }
+        let log = plan.data.join("pg_wal");
+        let (file, used) = (end.0 / SEGMENT, usize::try_from(end.0 % SEGMENT).unwrap());
+        let segment = |timeline: Timeline| {
+            let name = format!("{:08X}{:08X}{:08X}", timeline.0, file / 256, file % 256);
+            log.join(name)
+        };
+        // Where the log ends with a file there is nothing to copy.
+        let mut copy = fs::read(segment(last)).unwrap_or_default();
+        copy.truncate(used);
+        copy.resize(usize::try_from(SEGMENT).unwrap(), 0);
+        give(&segment(next), &copy);
+        if left != CutPromotion::Segment {
+            fs::remove_file(plan.data.join("standby.signal")).unwrap();
+        }
+        if left == CutPromotion::History {
+            let (high, low) = (end.0 >> 32, end.0 & 0xffff_ffff);
+            let line = format!("{}\t{high:X}/{low:X}\tno recovery target specified\n", last.0);
+            let older = fs::read_to_string(log.join(format!("{:08X}.history", last.0)));
+            let text = older.unwrap_or_default() + &line;
+            give(&log.join(format!("{:08X}.history", next.0)), text.as_bytes());
+        }
     }
 
     async fn hold_back_settings(&self, node: u64, held: bool) {

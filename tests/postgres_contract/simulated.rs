@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pg_replica::env::{Postgres, SyncNames};
-use pg_replica::ids::NodeId;
+use pg_replica::ids::{Epoch, NodeId};
 use pg_replica::sabotage::Sabotage;
 use sim::fabric::{Fabric, LinkFault};
 use sim::host::Host;
 use sim::place::Place;
-use sim::postgres::{Registry, Server, ServerConfig, SimPostgres, WriteOutcome};
+use sim::postgres::{CutPromotion, Registry, Server, ServerConfig, SimPostgres, WriteOutcome};
 use sim::scenario::PostgresFlaw;
 use sim::streams::{Concern, Streams};
 use sim::witness::{Fact, Row, Witness};
@@ -91,6 +91,10 @@ impl Ground for Simulated {
 
     async fn stop_replay(&self, node: u64) {
         self.server(node).server().set_flaw(PostgresFlaw::ReplayStuck, true);
+    }
+
+    async fn cut_promotion(&self, node: u64, epoch: Epoch, left: CutPromotion) {
+        self.server(node).server().cut_promotion(epoch, left);
     }
 
     async fn hold_back_settings(&self, node: u64, held: bool) {

@@ -34,6 +34,24 @@ pub struct SetAside {
     pub history: Vec<TimelineBirth>,
 }
 
+/// What a promotion leaves that is cut short, once it has begun: the server is still a standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutPromotion {
+    /// A log file of the new timeline.
+    Segment,
+    /// The same, and no sign any more that the server starts in recovery.
+    Signal,
+    /// The same, and the timeline's history: its number is taken.
+    History,
+    /// The same, and the record that opens the timeline, of which the control file knows nothing.
+    Record,
+}
+
+impl CutPromotion {
+    /// All of it, in the order in which a server comes by it.
+    pub const ALL: [Self; 4] = [Self::Segment, Self::Signal, Self::History, Self::Record];
+}
+
 /// Where two directories part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fork {
@@ -239,7 +257,7 @@ impl Directory {
 
     /// Ends recovery: a new timeline from the end of the log, with the record that opens it.
     pub fn promote(&mut self, epoch: Epoch) -> TimelineBirth {
-        let timeline = Timeline(self.highest_timeline.max(self.birth().timeline).0 + 1);
+        let timeline = self.next_timeline();
         let birth = TimelineBirth { timeline, born: epoch, begins: self.written() };
         self.history.push(birth);
         self.highest_timeline = timeline;
@@ -248,6 +266,28 @@ impl Directory {
         self.append(epoch, None, 48);
         self.flush_to(self.written());
         birth
+    }
+
+    /// Ends a promotion before it is done. What is left is a standby's to whoever knows that a
+    /// promotion was under way, and it starts in recovery again. Returns the timeline that was
+    /// opened, if one was.
+    pub fn cut_promotion(&mut self, epoch: Epoch, left: CutPromotion) -> Option<TimelineBirth> {
+        match left {
+            CutPromotion::Segment | CutPromotion::Signal => None,
+            CutPromotion::History => {
+                self.highest_timeline = self.next_timeline();
+                None
+            }
+            CutPromotion::Record => {
+                let birth = self.promote(epoch);
+                self.standby_signal = true;
+                Some(birth)
+            }
+        }
+    }
+
+    fn next_timeline(&self) -> Timeline {
+        Timeline(self.highest_timeline.max(self.birth().timeline).0 + 1)
     }
 
     /// Whether a standby that has `timeline` up to `start` can stream from this log, judged as

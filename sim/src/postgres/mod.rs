@@ -37,7 +37,7 @@ mod verbs;
 mod walsender;
 mod wire;
 
-pub use durable::{Directory, Fork, Record, SetAside};
+pub use durable::{CutPromotion, Directory, Fork, Record, SetAside};
 pub use server::{FOREIGN, FOREIGN_ROW, Server, ServerConfig};
 pub use session::{Broken, ConnectError, Seen, Session, WriteOutcome};
 pub use verbs::SimPostgres;

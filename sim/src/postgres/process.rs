@@ -14,7 +14,7 @@ use pg_replica::sabotage::Saboteur;
 use tokio::sync::{Notify, oneshot};
 
 use super::control::{Control, Reply};
-use super::durable::Directory;
+use super::durable::{CutPromotion, Directory};
 use super::server::{Core, Server};
 use super::state::{Ending, Flaws, Phase, Running, State, Timer, Timers};
 use super::wire::{Answer, Input, Streamed};
@@ -47,7 +47,7 @@ impl Core {
     /// operating system have remains. Returns whether there was a process.
     pub(super) fn end_process(&self, state: &mut State, ending: Ending) -> bool {
         let Some(mut run) = state.running.take() else { return false };
-        let side = run.side;
+        let (side, promotion) = (run.side, run.promotion.take());
         let replayed = run.advance_replay(true_now(), state.flaws.has(PostgresFlaw::ReplayStuck));
         self.host.kill(ProcessKind::Postgres);
         if !state.dark {
@@ -64,9 +64,28 @@ impl Core {
             let unflushed = u64::try_from(directory.unflushed()).expect("a count fits");
             let kept = self.stream.below(unflushed + 1);
             directory.survive_crash(usize::try_from(kept).expect("a count fits"));
+            if let Some(promotion) = promotion.filter(|it| it.opens_at <= true_now()) {
+                let left = usize::try_from(self.stream.below(5)).expect("it is below five");
+                if let Some(left) = CutPromotion::ALL.get(left) {
+                    self.cut_promotion(directory, promotion.epoch, *left);
+                }
+            }
         }
         self.report(Fact::ProcessEnded { server: self.node, side, by: ending.by });
         true
+    }
+
+    /// What a promotion left on the disk that its server did not survive.
+    pub(super) fn cut_promotion(
+        &self,
+        directory: &mut Directory,
+        epoch: Epoch,
+        left: CutPromotion,
+    ) {
+        let (server, parent) = (self.node, directory.birth().timeline);
+        if let Some(birth) = directory.cut_promotion(epoch, left) {
+            self.report(Fact::TimelineCreated { server, birth, parent });
+        }
     }
 }
 

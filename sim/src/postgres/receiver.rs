@@ -7,7 +7,7 @@ use pg_replica::ids::{Epoch, Lsn};
 
 use super::control::Reply;
 use super::process::Live;
-use super::state::{Phase, Receiver, Stream, Timer};
+use super::state::{Phase, Promotion, Receiver, Stream, Timer};
 use super::wire::{Hello, Input, Link, Peer, Streamed};
 use crate::scenario::PostgresFlaw;
 use crate::witness::Fact;
@@ -203,20 +203,21 @@ impl Live<'_> {
             {
                 Err(PostgresError::Transient("a receiver is attached; detach it first".to_owned()))
             }
-            (Ok(()), Side::Standby, Some((other, waiting))) if *other == epoch => {
-                waiting.push(reply);
+            (Ok(()), Side::Standby, Some(promotion)) if promotion.epoch == epoch => {
+                promotion.waiting.push(reply);
                 return;
             }
             (Ok(()), Side::Standby, Some(_)) => {
                 Err(PostgresError::Transient("another promotion is under way".to_owned()))
             }
             (Ok(()), Side::Standby, None) => {
-                self.run.promotion = Some((epoch, vec![reply]));
                 let typical = Duration::from_millis(80);
                 let span = self.core.stream.long_tail(typical, Duration::from_millis(900));
                 let received = self.run.replay.back().map(|(at, _)| *at);
                 let replay_ends = received.max(self.run.own_log_replayed_at).unwrap_or(self.now);
-                self.run.timers.add(replay_ends.max(self.now) + span, Timer::Promoted);
+                let opens_at = replay_ends.max(self.now);
+                self.run.promotion = Some(Promotion { epoch, opens_at, waiting: vec![reply] });
+                self.run.timers.add(opens_at + span, Timer::Promoted);
                 return;
             }
         };
@@ -225,7 +226,7 @@ impl Live<'_> {
     }
 
     pub(super) fn on_promoted(&mut self) {
-        let Some((epoch, waiting)) = self.run.promotion.take() else { return };
+        let Some(Promotion { epoch, waiting, .. }) = self.run.promotion.take() else { return };
         if self.flaws.has(PostgresFlaw::DiskFull) {
             self.panic("disk full");
             return;

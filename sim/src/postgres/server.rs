@@ -10,7 +10,7 @@ use pg_replica::env::{Process, Side};
 use pg_replica::ids::{Epoch, Lsn, NodeId, SystemId, WalPosition};
 use pg_replica::sabotage::Sabotage;
 
-use super::durable::{Directory, SetAside};
+use super::durable::{CutPromotion, Directory, SetAside};
 use super::state::{Ending, Phase, Running, State};
 use super::wire::{Input, Registry};
 use crate::clock::true_now;
@@ -124,6 +124,14 @@ impl Server {
         let mut state = self.0.state();
         state.directory = None;
         state.aside.clear();
+    }
+
+    /// Ends every process of the server in the middle of a promotion, of which so much is left.
+    pub fn cut_promotion(&self, epoch: Epoch, left: CutPromotion) {
+        self.kill_process("a promotion that was cut short");
+        if let Some(directory) = &mut self.0.state().directory {
+            self.0.cut_promotion(directory, epoch, left);
+        }
     }
 
     /// Stops the process in its tracks, as SIGSTOP to all of it would. Only a kill gets past it.

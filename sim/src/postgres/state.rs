@@ -109,11 +109,19 @@ pub(super) struct Running {
     /// Until then it streams nothing, and does not know where its log ends.
     pub(super) own_log_replayed_at: Option<Duration>,
 
-    pub(super) promotion: Option<(Epoch, Vec<Reply<TimelineBirth>>)>,
+    pub(super) promotion: Option<Promotion>,
     pub(super) detaching: Vec<Reply<()>>,
     pub(super) starting: Vec<oneshot::Sender<()>>,
     /// Dropped with the process, so that a waiting stop learns that it is gone.
     pub(super) stop_waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// A promotion under way.
+pub(super) struct Promotion {
+    pub(super) epoch: Epoch,
+    /// From when on the new timeline is being opened: everything has been replayed.
+    pub(super) opens_at: Duration,
+    pub(super) waiting: Vec<Reply<TimelineBirth>>,
 }
 
 /// How a process ends.

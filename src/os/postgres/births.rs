@@ -6,7 +6,7 @@
 //! streams one byte from there. A promotion is written down as intended before it is asked for;
 //! which timeline came of it is settled by looking, whoever looks first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -85,6 +85,11 @@ impl Births {
         self.intended = Some((epoch, timeline));
     }
 
+    /// Whether a promotion was intended of which nothing was seen to come.
+    pub(super) fn is_intended(&self) -> bool {
+        self.intended.is_some()
+    }
+
     /// Settles what was intended, now that the directory is on `timeline`. Returns whether
     /// anything changed.
     pub(super) fn settle(&mut self, timeline: Timeline) -> bool {
@@ -136,23 +141,30 @@ pub(super) fn switches(data: &Path, timeline: Timeline) -> io::Result<Vec<Switch
     if timeline == Timeline(1) {
         return Ok(Vec::new());
     }
-    let file = data.join("pg_wal").join(format!("{:08X}.history", timeline.0));
+    let file = history_file(&data.join("pg_wal"), timeline.0);
     let text = fs::read_to_string(&file)
         .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
     parse_switches(&text)
         .ok_or_else(|| io::Error::other(format!("{} is no timeline history", file.display())))
 }
 
-/// The newest timeline of which the directory holds log.
+/// The newest timeline of which the directory holds log. One that has no history has not begun: a
+/// promotion makes its first log file before anything else, and may get no further.
 pub(super) fn newest_in_log(data: &Path) -> Timeline {
-    let entries = fs::read_dir(data.join("pg_wal"));
+    let log = data.join("pg_wal");
+    let has_begun = |timeline: &u32| *timeline == 1 || history_file(&log, *timeline).exists();
+    let entries = fs::read_dir(&log);
     let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
     let timelines = names.filter_map(|name| {
         let name = name.to_str()?;
         let is_segment = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
         is_segment.then(|| u32::from_str_radix(&name[..8], 16).ok())?
     });
-    Timeline(timelines.max().unwrap_or(1))
+    Timeline(timelines.collect::<BTreeSet<_>>().into_iter().rfind(has_begun).unwrap_or(1))
+}
+
+fn history_file(log: &Path, timeline: u32) -> PathBuf {
+    log.join(format!("{timeline:08X}.history"))
 }
 
 fn parse_switches(text: &str) -> Option<Vec<Switch>> {
@@ -177,7 +189,9 @@ pub(super) fn parse_lsn(text: &str) -> Option<Lsn> {
 
 /// Puts a file in the place of another: all of it or nothing, and on the disk.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside: PathBuf = path.with_extension("new");
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
     let mut file =
         fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;

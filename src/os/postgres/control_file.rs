@@ -77,6 +77,11 @@ pub(super) fn end_of_record(start: Lsn, length: u64, segment_bytes: u64) -> Lsn 
     }
 }
 
+/// Whether a page ends there, and no record begins.
+pub(super) fn is_page_end(at: Lsn) -> bool {
+    at.0.is_multiple_of(PAGE)
+}
+
 /// The total length of the first record that `pg_waldump` printed.
 pub(super) fn record_length(dump: &str) -> Option<u64> {
     let after = dump.split_once("len (rec/tot):")?.1;

@@ -224,12 +224,16 @@ pub(super) async fn rewind(
     if is_running(&plan.data) {
         return Err(PostgresError::Transient("the server runs".into()));
     }
+    let client = connect_to(plan, &source.address).await?;
+    let kept = keep_log(plan).map_err(transient)?;
     // The source's control file names its timeline only after a checkpoint, and it is what the
     // tool compares.
-    let client = connect_to(plan, &source.address).await?;
-    ask(client.batch_execute("checkpoint"), CHECKPOINT_DEADLINE).await?;
+    if let Err(why) = ask(client.batch_execute("checkpoint"), CHECKPOINT_DEADLINE).await {
+        // The log is still where it was.
+        clear(&kept).map_err(transient)?;
+        return Err(why.into());
+    }
     drop(client);
-    let kept = keep_log(plan).map_err(transient)?;
     let end = seen.flushed.unwrap_or_default();
     super::births::write_whole(&beside(&plan.data, REWINDING), b"").map_err(transient)?;
     super::births::write_whole(&beside(&plan.data, LACKING), b"").map_err(transient)?;
@@ -271,18 +275,31 @@ async fn run_aloud(mut command: tokio::process::Command) -> (String, Result<(), 
 }
 
 /// I7: what only this directory has is kept before a rewind takes it away: its log, from the last
-/// checkpoints on, which is what there is.
+/// checkpoints on, which is what there is. A copy that does not become whole is removed: where the
+/// disk is full, trying again does not fill it further.
 fn keep_log(plan: &PostgresPlan) -> io::Result<PathBuf> {
+    let partial = plan.aside().join("wal-aside.partial");
+    clear(&partial)?;
+    let copied = copy_log(&plan.data.join("pg_wal"), &partial);
+    if copied.is_err() {
+        clear(&partial)?;
+    }
+    copied?;
     let aside = set_aside_path(plan, "wal");
-    fs::create_dir_all(&aside)?;
-    for entry in fs::read_dir(plan.data.join("pg_wal"))? {
+    fs::rename(&partial, &aside)?;
+    fs::File::open(plan.aside())?.sync_all()?;
+    Ok(aside)
+}
+
+fn copy_log(log: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(log)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), aside.join(entry.file_name()))?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
     }
-    sync_tree(&aside)?;
-    Ok(aside)
+    sync_tree(to)
 }
 
 pub(super) async fn control_file(plan: &PostgresPlan) -> Result<ControlFile, PostgresError> {

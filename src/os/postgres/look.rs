@@ -1,9 +1,11 @@
 //! Looking at the server, and at its directory where it does not run.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Statement};
 
 use crate::env::{
@@ -13,7 +15,7 @@ use crate::ids::{Lsn, SystemId, Timeline};
 
 use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
-use super::control_file::{ControlFile, end_of_record, record_length};
+use super::control_file::{ControlFile, end_of_record, is_page_end, record_length};
 use super::directory::{lacks_log, now_complete};
 use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
@@ -23,9 +25,13 @@ use super::settings::{address_in, admits, word_in};
 use super::tools::run;
 use super::waits::Waits;
 
+/// What a scan of the log takes, and more.
+const SURELY_RESCANNED: Duration = Duration::from_millis(50);
+
 /// One question, so that its answer is of one moment as nearly as the server can give it. The
 /// configuration is read before the positions: a commit that is acknowledged under another one is
-/// then not covered by what is reported.
+/// then not covered by what is reported. And whether anything is received or replayed any more is
+/// read before what was.
 const QUESTION: &str = "\
 select json_build_object(
     'recovers', pg_is_in_recovery(),
@@ -37,16 +43,17 @@ select json_build_object(
         else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end,
     'flushed', case when pg_is_in_recovery() then null
         else pg_current_wal_flush_lsn()::text end,
-    'received', pg_last_wal_receive_lsn()::text,
-    'replayed', pg_last_wal_replay_lsn()::text,
-    'startup_waits', (select wait_event from pg_stat_activity where backend_type = 'startup'),
-    'upstream', current_setting('primary_conninfo'),
     'receiver', (select json_build_object(
             'status', status,
             'timeline', received_tli,
             'silent', extract(epoch from clock_timestamp() - last_msg_receipt_time),
             'conninfo', conninfo)
         from pg_stat_wal_receiver),
+    'startup_waits', (select wait_event from pg_stat_activity where backend_type = 'startup'),
+    'received', pg_last_wal_receive_lsn()::text,
+    'replayed', pg_last_wal_replay_lsn()::text,
+    'rescans_after', extract(epoch from current_setting('wal_retrieve_retry_interval')::interval),
+    'upstream', current_setting('primary_conninfo'),
     'streams', (select coalesce(json_agg(json_build_object(
             'name', application_name, 'state', state, 'flushed', flush_lsn::text)), '[]')
         from pg_stat_replication)
@@ -65,6 +72,7 @@ struct Answer {
     received: Option<String>,
     replayed: Option<String>,
     startup_waits: Option<String>,
+    rescans_after: f64,
     upstream: String,
     receiver: Option<Receiver>,
     streams: Vec<Stream>,
@@ -89,11 +97,80 @@ struct Stream {
 /// process each time, and one that is not known has to be planned anew.
 pub(super) type Kept = tokio::sync::Mutex<Option<(Client, Statement)>>;
 
+/// How far a standby without a receiver has replayed its log, and since when it has been there.
+///
+/// It waits a little before it reads on its disk what a receiver wrote last, and looks meanwhile
+/// like one that has replayed everything. So where more was received than is replayed, that has to
+/// be no whole record; where nobody can tell, it has to stay where it is for longer than it waits.
+#[derive(Debug, Default)]
+pub(super) struct Resting(Mutex<Option<(Lsn, Instant)>>);
+
+impl Resting {
+    fn for_long(&self, answer: &Answer, replayed: Lsn, now: Instant) -> bool {
+        let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rescanned = Duration::from_secs_f64(answer.rescans_after.max(0.0)) + SURELY_RESCANNED;
+        match *resting {
+            Some((at, since)) if at == replayed => now.duration_since(since) > rescanned,
+            Some(_) | None => {
+                *resting = Some((replayed, now));
+                false
+            }
+        }
+    }
+}
+
+impl Answer {
+    fn received(&self) -> Option<Lsn> {
+        self.received.as_deref().and_then(parse_lsn)
+    }
+
+    fn replayed(&self) -> Option<Lsn> {
+        self.replayed.as_deref().and_then(parse_lsn)
+    }
+
+    /// Whether the startup process found nothing more to replay when it looked last.
+    fn replayed_all(&self) -> bool {
+        matches!(
+            self.startup_waits.as_deref(),
+            Some("RecoveryWalStream" | "RecoveryRetrieveRetryInterval")
+        )
+    }
+}
+
+/// Whether what a standby has replayed is all that it has on its disk.
+async fn is_at_the_end(plan: &PostgresPlan, answer: &Answer, resting: &Resting) -> bool {
+    if !answer.recovers || !answer.replayed_all() || answer.receiver.is_some() {
+        return false;
+    }
+    let Some(replayed) = answer.replayed() else { return false };
+    if answer.received() <= Some(replayed) {
+        return true;
+    }
+    let timeline = Timeline(answer.timeline).max(newest_in_log(&plan.data));
+    match is_record(plan, timeline, replayed).await {
+        Some(is_record) => !is_record,
+        None => resting.for_long(answer, replayed, Instant::now()),
+    }
+}
+
+/// Whether a whole record begins there, as far as anybody can tell.
+async fn is_record(plan: &PostgresPlan, timeline: Timeline, at: Lsn) -> Option<bool> {
+    if is_page_end(at) {
+        // It would begin behind the header of the page.
+        return None;
+    }
+    match first_record(plan, timeline, at).await {
+        Ok(said) => Some(record_length(&said).is_some() && !said.contains("skipping over")),
+        Err(why) => why.to_string().contains("valid record").then_some(false),
+    }
+}
+
 /// Looks.
 pub(super) async fn look(
     plan: &PostgresPlan,
     kept: &Kept,
     followed: &Followed,
+    resting: &Resting,
 ) -> Result<Observation, PostgresError> {
     if !plan.data.join("PG_VERSION").exists() {
         return Ok(Observation::of_nothing());
@@ -108,9 +185,12 @@ pub(super) async fn look(
     let mut kept = kept.lock().await;
     let obeyed = obeyed(plan, &server);
     match question(plan, &mut kept).await {
-        Ok(answer) => understand(plan, &answer, followed, obeyed).map_err(|error| {
-            PostgresError::Transient(format!("what the server says is not understood: {error}"))
-        }),
+        Ok(answer) => {
+            let at_the_end = is_at_the_end(plan, &answer, resting).await;
+            understand(plan, &answer, followed, at_the_end, obeyed).map_err(|error| {
+                PostgresError::Transient(format!("what the server says is not understood: {error}"))
+            })
+        }
         Err(why) => {
             *kept = None;
             let process = match (why, server.status) {
@@ -152,31 +232,30 @@ fn understand(
     plan: &PostgresPlan,
     answer: &Answer,
     followed: &Followed,
+    at_the_end: bool,
     obeyed: Option<Obeyed>,
 ) -> io::Result<Observation> {
     let lsn = |text: &Option<String>| text.as_deref().and_then(parse_lsn);
     let side = if answer.recovers { Side::Standby } else { Side::Primary };
-    let (replayed, received) = (lsn(&answer.replayed), lsn(&answer.received));
+    let (replayed, received) = (answer.replayed(), answer.received());
     // Without a receiver, a server has on its disk what it can replay, once it has replayed it all.
-    let replayed_all = matches!(
-        answer.startup_waits.as_deref(),
-        Some("RecoveryWalStream" | "RecoveryRetrieveRetryInterval")
-    );
     let flushed = match side {
         Side::Primary => lsn(&answer.flushed),
         // In whole records: what was received may end in the middle of one.
-        Side::Standby if replayed_all && answer.receiver.is_none() => replayed,
-        Side::Standby if received.is_some() || replayed_all => received.max(replayed),
+        Side::Standby if at_the_end => replayed,
+        Side::Standby if answer.replayed_all() && answer.receiver.is_none() => None,
+        Side::Standby if received.is_some() || answer.replayed_all() => received.max(replayed),
         Side::Standby => None,
     };
-    let timeline = answer
-        .insert_timeline
-        .into_iter()
-        .chain(answer.receiver.as_ref().and_then(|receiver| receiver.timeline))
-        .chain([answer.timeline])
-        .max()
-        .map_or(Timeline(1), Timeline)
-        .max(newest_in_log(&plan.data));
+    let timeline = match answer.insert_timeline {
+        // What else lies in its log, it does not write.
+        Some(writes) => Timeline(writes),
+        None => {
+            let received = answer.receiver.as_ref().and_then(|receiver| receiver.timeline);
+            Timeline(answer.timeline.max(received.unwrap_or_default()))
+                .max(newest_in_log(&plan.data))
+        }
+    };
     let mut births = Births::read(&plan.data)?;
     if side == Side::Primary && births.settle(timeline) {
         births.write(&plan.data)?;
@@ -255,15 +334,24 @@ fn stream(stream: &Stream) -> Option<StreamState> {
 /// What the upstream said when it refused to stream for good: the server writes it into its log and
 /// nowhere else.
 fn last_refusal(plan: &PostgresPlan, from: u64) -> Option<String> {
+    refusal_in(&tail(&plan.log(), from))
+}
+
+/// The last refusal among these lines. Only the receiver's own words are one: others ask this
+/// server for log that it has not, and it says the same to them.
+fn refusal_in(said: &str) -> Option<String> {
     const FOR_GOOD: [&str; 4] = [
         "requested WAL segment",
         "is not in this server's history",
         "is not a child of this server's history",
         "is ahead of the WAL flush position of this server",
     ];
-    let said = tail(&plan.log(), from);
-    let line = said.lines().rev().find(|line| FOR_GOOD.iter().any(|sign| line.contains(sign)))?;
-    Some(line.split_once("ERROR:").map_or(line, |(_, why)| why).trim().to_owned())
+    const RECEIVER: [&str; 2] =
+        ["could not start WAL streaming", "could not receive data from WAL stream"];
+    let has = |line: &str, signs: &[&str]| signs.iter().any(|sign| line.contains(sign));
+    let mut lines = said.lines().rev();
+    let line = lines.find(|line| has(line, &FOR_GOOD) && has(line, &RECEIVER))?;
+    Some(line.rsplit_once("ERROR:").map_or(line, |(_, why)| why).trim().to_owned())
 }
 
 /// What there is to see in a directory whose server cannot be asked.
@@ -272,12 +360,16 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
     command.arg("-D").arg(&plan.data);
     let control = ControlFile::parse(&run(command).await?).map_err(PostgresError::Transient)?;
     let down = matches!(process, Process::Down { .. });
-    let standby = plan.data.join("standby.signal").exists();
+    let signal = plan.data.join("standby.signal").exists();
     let mut births = Births::read(&plan.data).map_err(refused)?;
     let timeline = control.timeline.max(newest_in_log(&plan.data));
-    if !standby && births.settle(timeline) {
+    if !signal && births.settle(timeline) {
         births.write(&plan.data).map_err(refused)?;
     }
+    // A promotion takes the sign of a standby away first and writes the control file last. Cut
+    // short in between it leaves a server that would go on as a primary, on the timeline that it
+    // was to leave: that is a standby, which begins anew.
+    let standby = signal || births.is_intended() || control.timeline < timeline;
     let switches = switches(&plan.data, timeline).map_err(refused)?;
     let end = if down && control.clean && !control.in_recovery {
         end_of_log(plan, &control).await
@@ -302,16 +394,64 @@ async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, P
 /// Where the log of a server ends that was shut down: after the record of its last checkpoint.
 async fn end_of_log(plan: &PostgresPlan, control: &ControlFile) -> Option<Lsn> {
     let at = control.checkpoint;
+    let length = record_length(&first_record(plan, control.timeline, at).await.ok()?)?;
+    Some(end_of_record(at, length, control.segment_bytes))
+}
+
+/// What is said of the first record from there on.
+async fn first_record(
+    plan: &PostgresPlan,
+    timeline: Timeline,
+    at: Lsn,
+) -> Result<String, PostgresError> {
     let mut command = plan.command("pg_waldump");
     command
         .arg("-p")
         .arg(plan.data.join("pg_wal"))
-        .args(["-t", &control.timeline.0.to_string(), "-n", "1"])
+        .args(["-t", &timeline.0.to_string(), "-n", "1"])
         .args(["-s", &format!("{:X}/{:X}", at.0 >> 32, at.0 & 0xffff_ffff)]);
-    let length = record_length(&run(command).await.ok()?)?;
-    Some(end_of_record(at, length, control.segment_bytes))
+    run(command).await
 }
 
 fn refused(error: io::Error) -> PostgresError {
     PostgresError::Transient(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_at_its_end_once_it_has_looked_for_what_its_receiver_left() {
+        let answer = |received: &str, replayed: &str| -> Answer {
+            serde_json::from_value(serde_json::json!({
+                "recovers": true, "names": "", "sync_epoch": "", "system": "1", "timeline": 1,
+                "received": received, "replayed": replayed, "rescans_after": 0.2,
+                "startup_waits": "RecoveryRetrieveRetryInterval", "upstream": "", "streams": [],
+            }))
+            .unwrap()
+        };
+        let (resting, begin) = (Resting::default(), Instant::now());
+        let long = |replayed, ms| {
+            let answer = answer("0/3100", replayed);
+            resting.for_long(&answer, answer.replayed().unwrap(), begin + Duration::from_millis(ms))
+        };
+        assert!(!long("0/3000", 10));
+        assert!(!long("0/3000", 200));
+        // It had more to replay.
+        assert!(!long("0/3080", 220));
+        assert!(!long("0/3080", 400));
+        assert!(long("0/3080", 480), "the rest is no whole record");
+    }
+
+    #[test]
+    fn a_refusal_is_what_the_receiver_was_told_and_not_what_others_were() {
+        let removed = "ERROR:  requested WAL segment 000000010000000000000003 has already been \
+                       removed";
+        let own = format!("FATAL:  could not receive data from WAL stream: {removed}");
+        let others = format!("{removed}\nSTATEMENT:  START_REPLICATION 0/3000000 TIMELINE 1");
+        assert_eq!(refusal_in(&others), None);
+        let said = refusal_in(&format!("{own}\n{others}\n")).unwrap();
+        assert!(said.starts_with("requested WAL segment"), "{said}");
+    }
 }

@@ -42,7 +42,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{
-    Entropy, Observation, Postgres, PostgresError, RewindReport, StartAs, StopHow, SyncNames,
+    Entropy, Observation, Postgres, PostgresError, RewindReport, Side, StartAs, StopHow, SyncNames,
     TimelineBirth, Upstream,
 };
 use crate::ids::{Epoch, Moment, NodeId, SystemId};
@@ -58,7 +58,7 @@ use births::Births;
 use ear::Ear;
 use given::Given;
 use introduction::Introductions;
-use look::Kept;
+use look::{Kept, Resting};
 use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_at};
 use settings::{Wanted, host_and_port};
 use waits::Waits;
@@ -82,6 +82,7 @@ pub struct OsPostgres(Arc<Inner>);
 struct Inner {
     plan: PostgresPlan,
     kept: Kept,
+    resting: Resting,
     /// What the server is to be, as far as this process knows.
     wanted: Mutex<Wanted>,
     followed: Mutex<Followed>,
@@ -134,6 +135,7 @@ impl OsPostgres {
             wanted: Mutex::new(Wanted::read(&plan)),
             plan,
             kept: Kept::default(),
+            resting: Resting::default(),
             followed: Mutex::default(),
             introductions: Introductions::default(),
             stopping: Mutex::default(),
@@ -271,7 +273,7 @@ impl OsPostgres {
 impl Postgres for OsPostgres {
     async fn observe(&self) -> Result<Observation, PostgresError> {
         let followed = lock(&self.0.followed).clone();
-        let seen = look::look(self.plan(), &self.0.kept, &followed).await?;
+        let seen = look::look(self.plan(), &self.0.kept, &followed, &self.0.resting).await?;
         let Given { parameters, pending } = lock(&self.0.given).clone();
         Ok(Observation { parameters, pending_restart: pending, ..seen })
     }
@@ -300,6 +302,10 @@ impl Postgres for OsPostgres {
         let mut wanted = Wanted::default();
         match how {
             StartAs::Primary { sync, .. } => {
+                if Births::read(&plan.data).map_err(transient)?.is_intended() {
+                    let why = "its promotion did not take place: it is a standby";
+                    return Err(PostgresError::Transient(why.into()));
+                }
                 match fs::remove_file(&signal) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(transient(error));
@@ -330,7 +336,12 @@ impl Postgres for OsPostgres {
             obedience::forget(plan).map_err(transient)?;
             self.want(|present| *present = wanted)?;
             directory::note_started(plan).map_err(transient)?;
-            server::start(plan).await?;
+            let raised = match how {
+                StartAs::Standby { .. } => given::too_low(plan).await?,
+                StartAs::Primary { .. } => Vec::new(),
+            };
+            server::start(plan, &raised).await?;
+            lock(&self.0.given).pending = raised.into_iter().map(|(name, _)| name).collect();
             connect(plan).await?;
             // Every process has begun with it.
             obedience::note(plan, &waits).map_err(transient)
@@ -341,7 +352,8 @@ impl Postgres for OsPostgres {
     async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
         let seen = self.observe().await?;
         let last = seen.history.last().copied();
-        if let Some(birth) = last.filter(|birth| birth.born == epoch) {
+        let done = last.filter(|birth| birth.born == epoch && seen.side == Side::Primary);
+        if let Some(birth) = done {
             return Ok(birth);
         }
         if seen.receiver.is_some() || lock(&self.0.wanted).upstream().is_some() {
@@ -360,7 +372,12 @@ impl Postgres for OsPostgres {
             if !lock(&self.0.wanted).waits.are_for_nobody() {
                 self.shut_out_clients().await?;
             }
-            self.end_recovery(epoch).await
+            let birth = self.end_recovery(epoch).await?;
+            if !lock(&self.0.wanted).admits {
+                // Who was just being let in when the doors were shut.
+                self.end_sessions().await?;
+            }
+            Ok(birth)
         })
         .await
     }
@@ -468,9 +485,14 @@ impl OsPostgres {
     async fn shut_out_clients(&self) -> Result<(), PostgresError> {
         let mark = self.want(|wanted| wanted.admits = false)?;
         self.in_force(mark).await?;
+        self.end_sessions().await
+    }
+
+    async fn end_sessions(&self) -> Result<(), PostgresError> {
         let client = connect(self.plan()).await?;
+        // One that is still being let in has no name yet.
         let question = "select pg_terminate_backend(pid) from pg_stat_activity \
-                        where backend_type = 'client backend' and usename <> $1";
+                        where backend_type = 'client backend' and usename is distinct from $1";
         ask(client.execute(question, &[&plan::KEEPER]), ANSWER_DEADLINE).await?;
         Ok(())
     }

@@ -61,10 +61,11 @@ pub(super) fn postmaster(data: &Path) -> Option<Postmaster> {
 /// From what length on a log is turned over.
 const LOG_MAX: u64 = 64 << 20;
 
-/// Whether any process is left that may serve somebody. One that a tool runs for itself, to recover
-/// a directory before it is rewound, lets nobody in.
+/// Whether any process is left that may serve somebody; it may where nobody can tell. One that a
+/// tool runs for itself, to recover a directory before it is rewound, lets nobody in.
 pub(super) fn may_serve(data: &Path) -> bool {
-    server_processes(data).into_iter().any(|process| {
+    let Ok(processes) = server_processes(data) else { return true };
+    processes.into_iter().any(|process| {
         let command = command_line(process);
         // One that has ended meanwhile has none.
         let mut words = command.split(|byte| *byte == 0);
@@ -72,9 +73,9 @@ pub(super) fn may_serve(data: &Path) -> bool {
     })
 }
 
-/// Whether any process of the server exists.
+/// Whether any process of the server exists; it may where nobody can tell.
 pub(super) fn is_running(data: &Path) -> bool {
-    !server_processes(data).is_empty()
+    server_processes(data).map_or(true, |processes| !processes.is_empty())
 }
 
 /// Begins a new log where the present one has grown long; the one before it is kept, and no older
@@ -87,8 +88,12 @@ pub(super) fn turn_log_over(plan: &PostgresPlan) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Starts the server and returns when it lets sessions in.
-pub(super) async fn start(plan: &PostgresPlan) -> Result<(), PostgresError> {
+/// Starts the server, with these parameters whatever its files say, and returns when it lets
+/// sessions in.
+pub(super) async fn start(
+    plan: &PostgresPlan,
+    parameters: &[(String, u64)],
+) -> Result<(), PostgresError> {
     let transient = |error: std::io::Error| PostgresError::Transient(error.to_string());
     let log =
         fs::OpenOptions::new().create(true).append(true).open(plan.log()).map_err(transient)?;
@@ -104,6 +109,9 @@ pub(super) async fn start(plan: &PostgresPlan) -> Result<(), PostgresError> {
         .stderr(Stdio::from(log))
         // The terminal's signals are for the node.
         .process_group(0);
+    for (name, value) in parameters {
+        command.args(["-c", &format!("{name}={value}")]);
+    }
     let child = Nascent(Some(command.spawn().map_err(transient)?));
     await_ready(plan, child, before).await
 }

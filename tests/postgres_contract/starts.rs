@@ -1,0 +1,79 @@
+//! Cases of servers that are started after something went wrong, or was changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pg_replica::env::{Postgres, Process, Side, StartAs, StopHow, SyncNames};
+use pg_replica::ids::Epoch;
+use sim::postgres::CutPromotion;
+
+use super::ground::{
+    Ground, Wrote, found, join, patiently, start_behind, until, until_rows, upstream,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whatever a crash leaves of a promotion, the server is none that could be started as a primary:
+/// it would go on writing the timeline that was left. It is a standby, with everything that it had,
+/// and can be promoted again.
+pub(crate) async fn a_promotion_that_is_cut_short_leaves_a_standby<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    let server = ground.server(2);
+    for (epoch, left) in (2..).map(Epoch).zip(CutPromotion::ALL) {
+        join(&ground, 2, 1, 1).await;
+        until_rows(&ground, 2, &[1]).await;
+        server.detach().await.unwrap();
+        let before = server.observe().await.unwrap();
+        ground.cut_promotion(2, epoch, left).await;
+        let down = server.observe().await.unwrap();
+        assert_eq!((down.side, down.system), (Side::Standby, before.system), "{left:?}");
+        assert_eq!(down.process, Process::Down { clean: false }, "{left:?}");
+        server.start(&StartAs::Standby { upstream: None }).await.unwrap();
+        let seen = until(&ground, 2, "knows its end", |seen| seen.flushed.is_some()).await;
+        assert_eq!(seen.side, Side::Standby, "{left:?}");
+        assert!(seen.flushed >= before.flushed, "{left:?}: {seen:?}");
+        let opened = seen.history.last().map(|birth| birth.born);
+        let expected = if left == CutPromotion::Record { epoch } else { Epoch(1) };
+        assert_eq!(opened, Some(expected), "{left:?}");
+        let birth = server.promote(epoch).await.unwrap();
+        let seen = server.observe().await.unwrap();
+        assert_eq!((seen.side, seen.history.last()), (Side::Primary, Some(&birth)), "{left:?}");
+        assert_eq!(birth.born, epoch, "{left:?}");
+        server.admit().await.unwrap();
+        assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged, "{left:?}");
+        assert_eq!(ground.rows(2).await, [1, 2], "{left:?}");
+        let end = server.observe().await.unwrap();
+        assert_eq!(end.history.last(), Some(&birth), "{left:?}");
+        server.stop(StopHow::Immediate).await.unwrap();
+        let down = server.observe().await.unwrap();
+        assert_eq!((down.side, down.history), (Side::Primary, end.history), "{left:?}");
+    }
+}
+
+/// PostgreSQL starts no standby with less of some parameters than the primary had whose log it
+/// replays. A lowered one must not keep the standbys down until somebody restarts the primary.
+pub(crate) async fn a_standby_starts_with_less_than_its_primary_had<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    let fewer = BTreeMap::from([("max_connections".to_owned(), "40".to_owned())]);
+    for node in [1, 2] {
+        patiently(&ground, || async { ground.server(node).configure(&fewer).await }).await;
+    }
+    let (primary, standby) = (ground.server(1), ground.server(2));
+    standby.stop(StopHow::Fast).await.unwrap();
+    start_behind(&ground, 2, &upstream(&ground, 1, 1)).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    // Once the primary has been restarted with it, so can its standby be.
+    primary.stop(StopHow::Fast).await.unwrap();
+    let how = StartAs::Primary { epoch: Epoch(1), sync: SyncNames::default() };
+    primary.start(&how).await.unwrap();
+    primary.admit().await.unwrap();
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1, 2]).await;
+    standby.stop(StopHow::Fast).await.unwrap();
+    start_behind(&ground, 2, &upstream(&ground, 1, 1)).await;
+    assert_eq!(ground.write(1, 3, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1, 2, 3]).await;
+}
