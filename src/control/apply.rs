@@ -225,6 +225,9 @@ impl ControlState {
         if birth.born != epoch {
             return Err(format!("{} was born in {}, not {epoch}", birth.timeline, birth.born));
         }
+        if let Some(later) = history.iter().find(|earlier| earlier.born > epoch) {
+            return Err(format!("{} was born in {}, after {epoch}", later.timeline, later.born));
+        }
         if self.timelines.contains_key(&epoch) {
             return Err(format!("the birth of {epoch} is recorded already"));
         }

@@ -167,9 +167,12 @@ impl Ballot<'_> {
         if self.control.primacy.epoch.0 == 0 && !missing.is_empty() && !careless {
             return Err(Obstacle::GenesisAwaits(missing));
         }
+        // From before there was a cluster, or from one that was founded earlier and whose record is
+        // lost: of this one's own first start is what bears one of its epochs.
+        let epoch = self.control.primacy.epoch;
         let foreign = self.alive.values().find(|report| {
-            let unmanaged = report.birth.is_none_or(|birth| birth.born.0 == 0);
-            report.has_data() && unmanaged && report.system != self.control.system
+            let own = report.birth.is_some_and(|it| it.born.0 > 0 && it.born <= epoch);
+            report.has_data() && !own && report.system != self.control.system
         });
         if let Some(report) = foreign
             && !careless

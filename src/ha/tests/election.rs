@@ -311,6 +311,13 @@ fn the_first_primary_is_chosen_only_among_members_that_were_all_seen_empty() {
     assert_eq!(given.elected().0, NodeId(1));
     given.reports[1].system = Some(SYSTEM);
     assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
+    // A cluster that was founded earlier, and whose record is lost, made that one.
+    given.reports[1].birth = Some(birth(3, 5, 0));
+    assert_eq!(given.decide(), Err(Obstacle::GenesisOverData(NodeId(2))));
+    // What this cluster's own first primary left behind is nobody's.
+    given.control.primacy.epoch = Epoch(1);
+    given.reports[1].birth = Some(birth(1, 1, 0));
+    assert_eq!(given.elected().0, NodeId(2));
 }
 
 /// A database that somebody has is taken over where it is; another one in its place, an empty one

@@ -5,11 +5,12 @@
 //! new children nor lets one answer while the others go; then its children are killed, then itself.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What the processes of a server are called.
@@ -30,7 +31,8 @@ struct Found {
 
 /// Ends every process that works as Postgres in `data`, and returns how many there were. When it
 /// returns, none is left. It does not give up: one that cannot be killed is waiting for a disk, and
-/// acknowledges nothing while it does.
+/// acknowledges nothing while it does. Nor does it take for granted what it cannot see: a machine
+/// that is short of memory or of open files may hide a server, and lets it write.
 pub fn end_postgres(data: &Path) -> usize {
     end_all(data, SERVER)
 }
@@ -41,10 +43,12 @@ pub fn end_copying(copy: &Path) -> usize {
 }
 
 fn end_all(folder: &Path, names: &[&str]) -> usize {
-    let Ok(folder) = fs::canonicalize(folder) else { return 0 };
     let mut ended = std::collections::BTreeSet::new();
     loop {
-        let found = processes_in(&folder, names);
+        let Ok(found) = look_for(folder, names) else {
+            thread::sleep(LOOK_AGAIN);
+            continue;
+        };
         if found.is_empty() {
             return ended.len();
         }
@@ -65,10 +69,17 @@ fn end_all(folder: &Path, names: &[&str]) -> usize {
 }
 
 /// Every process that works as Postgres in `data`, whoever started it.
-#[must_use]
-pub fn server_processes(data: &Path) -> Vec<Pid> {
-    let found = fs::canonicalize(data).map(|data| processes_in(&data, SERVER)).unwrap_or_default();
-    found.into_iter().map(|process| process.pid).collect()
+pub fn server_processes(data: &Path) -> io::Result<Vec<Pid>> {
+    Ok(look_for(data, SERVER)?.into_iter().map(|process| process.pid).collect())
+}
+
+/// The processes of these names in a folder; none where there is no folder.
+fn look_for(folder: &Path, names: &[&str]) -> io::Result<Vec<Found>> {
+    match fs::canonicalize(folder) {
+        Ok(folder) => processes_in(&folder, names),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The beginning of a process's command line, by one reading: of a process that ends between two
@@ -86,38 +97,54 @@ pub fn command_line(process: Pid) -> Vec<u8> {
 #[must_use]
 pub fn is_server_process(pid: Pid, data: &Path) -> bool {
     let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-    fs::canonicalize(data).is_ok_and(|data| serves(&process, &data, SERVER))
+    fs::canonicalize(data).is_ok_and(|data| serves(&process, &data, SERVER).unwrap_or_default())
 }
 
 /// The processes of these names in `folder`, which is a path without links.
-fn processes_in(folder: &Path, names: &[&str]) -> Vec<Found> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let process = entry.path();
-            serves(&process, folder, names).then_some(())?;
-            Some(Found { pid, parent: parent_of(&process)? })
-        })
-        .collect()
+fn processes_in(folder: &Path, names: &[&str]) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = number.and_then(Pid::from_raw) else { continue };
+        let process = entry.path();
+        if serves(&process, folder, names)?
+            && let Some(parent) = parent_of(&process)?
+        {
+            found.push(Found { pid, parent });
+        }
+    }
+    Ok(found)
 }
 
 /// Other programs may stand in the directory, an operator's shell among them.
-fn serves(process: &Path, folder: &Path, names: &[&str]) -> bool {
-    fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder) && is_one_of(process, names)
+fn serves(process: &Path, folder: &Path, names: &[&str]) -> io::Result<bool> {
+    let works_in = of_the_living(fs::read_link(process.join("cwd")))?;
+    Ok(works_in.is_some_and(|cwd| cwd == folder) && is_one_of(process, names)?)
 }
 
-fn is_one_of(process: &Path, names: &[&str]) -> bool {
-    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    names.contains(&name.trim_end())
+fn is_one_of(process: &Path, names: &[&str]) -> io::Result<bool> {
+    let name = of_the_living(fs::read_to_string(process.join("comm")))?;
+    Ok(name.is_some_and(|name| names.contains(&name.trim_end())))
 }
 
-fn parent_of(process: &Path) -> Option<i32> {
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
+fn parent_of(process: &Path) -> io::Result<Option<i32>> {
+    let stat = of_the_living(fs::read_to_string(process.join("stat")))?;
     // The name in brackets may hold anything; the numbers come after its end.
-    let after_name = stat.rsplit_once(')')?.1;
-    after_name.split_whitespace().nth(1)?.parse().ok()
+    let after_name = stat.as_deref().and_then(|stat| stat.rsplit_once(')'));
+    Ok(after_name.and_then(|(_, after)| after.split_whitespace().nth(1)?.parse().ok()))
+}
+
+/// What was read of a process; `None` where it has ended, or is somebody else's.
+fn of_the_living<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, _) => Ok(None),
+            (_, Some(number)) if number == Errno::SRCH.raw_os_error() => Ok(None),
+            (_, _) => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_seen_is_not_taken_for_gone() {
+        let read = |error: Errno| of_the_living::<()>(Err(error.into()));
+        for gone in [Errno::NOENT, Errno::SRCH, Errno::ACCESS] {
+            assert_eq!(read(gone).unwrap(), None);
+        }
+        for hidden in [Errno::NOMEM, Errno::MFILE, Errno::NFILE] {
+            assert!(read(hidden).is_err());
+        }
+        // A folder that is not there has nobody in it; one that cannot be entered may.
+        assert!(look_for(Path::new("/no/such/folder"), SERVER).unwrap().is_empty());
+        assert!(look_for(Path::new("/proc/version/data"), SERVER).is_err());
+    }
+
+    #[test]
     fn every_server_process_of_the_directory_ends_and_nobody_else() {
         let folder = std::env::temp_dir().join(format!("guard-strike-{}", std::process::id()));
         let other = folder.join("other");
@@ -145,7 +186,7 @@ mod tests {
         let mut copying = sleeper(&folder, "pg_basebackup");
         let mut bystanders = [sleeper(&folder, "vim"), sleeper(&other, "postgres")];
         // A process has the name of its program only once it has become that program.
-        while processes_in(&fs::canonicalize(&folder).unwrap(), SERVER).len() < 2 {
+        while look_for(&folder, SERVER).unwrap().len() < 2 {
             thread::sleep(LOOK_AGAIN);
         }
         kill_process(Pid::from_child(&doomed[0]), Signal::STOP).unwrap();
