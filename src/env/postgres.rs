@@ -370,8 +370,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
 
     /// Gives the server these parameters of the cluster's, and takes away those that it had from an
     /// earlier call: durably, and in force when this returns where the server runs and can take
-    /// them up; `observe` names those that wait for a restart. A value that it would not start with
-    /// is refused, and everything stays as it was. Calling twice is harmless.
+    /// them up; `observe` names those that wait for a restart. A value that it does not take is
+    /// refused, and everything stays as it was. Calling twice is harmless.
     fn configure(
         &self,
         parameters: &BTreeMap<String, String>,

@@ -38,8 +38,8 @@ pub(super) fn keep(plan: &PostgresPlan, parameters: &BTreeMap<String, String>) -
     write_whole(&file(plan), &serde_json::to_vec_pretty(parameters).map_err(io::Error::other)?)
 }
 
-/// Whether the server would start with them: it is asked what it would make of its configuration,
-/// and starts nothing.
+/// Whether the server takes them: it is asked what it would make of its configuration, and starts
+/// nothing. Whether they fit together, or into the machine, only a start would tell.
 pub(super) async fn vet(
     plan: &PostgresPlan,
     parameters: &BTreeMap<String, String>,

@@ -205,7 +205,7 @@ impl OsPostgres {
         Ok(row.get(0))
     }
 
-    /// Whether the server would start with these parameters, and if not, why.
+    /// Whether the server takes these parameters, and if not, why.
     pub async fn vet(&self, parameters: &BTreeMap<String, String>) -> Result<(), String> {
         given::vet(self.plan(), parameters).await.map_err(|why| why.to_string())
     }

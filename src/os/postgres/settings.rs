@@ -21,7 +21,10 @@ use super::waits::Waits;
 pub(super) const FILE: &str = "pg_replica.conf";
 
 /// Parameters that nobody but the node sets.
-const OWNED: [&str; 12] = [
+const OWNED: [&str; 16] = [
+    "data_sync_retry",
+    "fsync",
+    "full_page_writes",
     "hba_file",
     "hot_standby",
     "listen_addresses",
@@ -34,6 +37,7 @@ const OWNED: [&str; 12] = [
     "synchronous_commit",
     "synchronous_standby_names",
     "unix_socket_directories",
+    "wal_log_hints",
 ];
 
 /// The same, where the servers speak TLS with each other: the switch, and where the authority, the
@@ -41,10 +45,9 @@ const OWNED: [&str; 12] = [
 const TLS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
 
 /// What the node asks of the server where nobody asks for something else.
-const USUAL: [(&str, &str); 12] = [
+const USUAL: [(&str, &str); 11] = [
     ("recovery_init_sync_method", "syncfs"),
     ("wal_level", "replica"),
-    ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
     ("wal_keep_size", "1GB"),
@@ -143,6 +146,11 @@ fn parameters(
     }
     let sockets = plan.socket_folder().display().to_string();
     let owned = [
+        // What is acknowledged is on the disk, and a rewind finds every page that was changed.
+        ("fsync", "on".into()),
+        ("full_page_writes", "on".into()),
+        ("data_sync_retry", "off".into()),
+        ("wal_log_hints", "on".into()),
         ("hba_file", plan.access_file().display().to_string()),
         ("hot_standby", "on".into()),
         ("listen_addresses", plan.listen.clone()),
@@ -293,7 +301,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("pg-settings-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let auto = folder.join("postgresql.auto.conf");
-        fs::write(&auto, "# x\nwork_mem = '8MB'\nprimary_conninfo = 'host=old'\n").unwrap();
+        fs::write(&auto, "# x\nwork_mem = '8MB'\nprimary_conninfo = 'host=old'\nfsync = 'off'\n")
+            .unwrap();
         drop_owned(&auto, false).unwrap();
         assert_eq!(fs::read_to_string(&auto).unwrap(), "# x\nwork_mem = '8MB'\n");
         let main = folder.join("postgresql.conf");
