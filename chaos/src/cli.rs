@@ -22,6 +22,9 @@ const BAD_INPUT: u8 = 2;
 /// The machine cannot do it: nothing was proven, and nothing failed.
 const NOT_HERE: u8 = 3;
 
+/// The raw results of a race, in its folder.
+const RESULTS: &str = "results.jsonl";
+
 /// Runs the simulator's scenarios against real nodes and real PostgreSQL, and races them against
 /// Patroni. Needs root.
 #[derive(Parser)]
@@ -193,8 +196,8 @@ fn run(args: &RunArgs) -> u8 {
 }
 
 fn bench(args: &BenchArgs) -> u8 {
-    let file = args.output.join("results.jsonl");
     if args.table {
+        let file = args.output.join(RESULTS);
         if !file.is_file() {
             eprintln!("{} is not there: there are no results to make a table of", file.display());
             return BAD_INPUT;
@@ -248,7 +251,7 @@ fn ended(broken: io::Result<u32>) -> u8 {
 
 fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
     std::fs::create_dir_all(folder)?;
-    let broken = race::run(card, &folder.join("results.jsonl"), |start, outcome| match outcome {
+    let broken = race::run(card, &folder.join(RESULTS), |start, outcome| match outcome {
         Ok(figures) => println!("{start}  {figures}"),
         Err(why) => println!("{start}  BROKEN: {why}"),
     })?;
@@ -258,7 +261,7 @@ fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
 
 /// The table of the results that are there.
 fn write_table(folder: &Path) -> io::Result<()> {
-    let results = race::results(&folder.join("results.jsonl"))?;
+    let results = race::results(&folder.join(RESULTS))?;
     let file = folder.join("table.md");
     std::fs::write(&file, race::write_table(&results, folder))?;
     println!("{} heats are in {}", results.len(), file.display());

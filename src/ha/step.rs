@@ -105,6 +105,8 @@ impl Core {
             // That was said by the primary before.
             self.agent.forget_starvation();
             if self.is_holder() {
+                // Its data are the ones that others copy: what was asked before is asked no more.
+                self.agent.chores.remove(&Chore::Reinitialise);
                 self.send_heartbeat(actions);
             }
             if self.sabotage.is(Saboteur::ReportBeforeDetached) {

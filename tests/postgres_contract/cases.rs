@@ -10,11 +10,10 @@ use pg_replica::env::{
 use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
 
 use super::ground::{
-    EVENTUALLY, Ground, Wrote, follow, found, join, patiently, promote, start_behind, sync, until,
-    until_rows, upstream,
+    EVENTUALLY, Ground, PATIENCE, Wrote, follow, found, join, patiently, promote, start_behind,
+    sync, until, until_rows, upstream,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
 const BRIEFLY: Duration = Duration::from_millis(700);
 
 pub(crate) async fn an_empty_machine_shows_nothing<G: Ground>(ground: G) {

@@ -68,6 +68,8 @@ pub(crate) trait Ground: Send + Sync {
     fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send;
 }
 
+/// How long a client waits for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const EVENTUALLY: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

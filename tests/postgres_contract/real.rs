@@ -230,8 +230,7 @@ impl Ground for Real {
             fs::remove_file(plan.data.join("standby.signal")).unwrap();
         }
         if left == CutPromotion::History {
-            let (high, low) = (end.0 >> 32, end.0 & 0xffff_ffff);
-            let line = format!("{}\t{high:X}/{low:X}\tno recovery target specified\n", last.0);
+            let line = format!("{}\t{end}\tno recovery target specified\n", last.0);
             let older = fs::read_to_string(log.join(format!("{:08X}.history", last.0)));
             let text = older.unwrap_or_default() + &line;
             give(&log.join(format!("{:08X}.history", next.0)), text.as_bytes());

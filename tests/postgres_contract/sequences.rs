@@ -3,18 +3,16 @@
 //! Two machines, of which one is primary at most. A ledger says what has to be so after each step;
 //! in the end both are one cluster again, and every row that the last primary had is on both.
 
-use std::time::Duration;
-
 use pg_replica::env::{Observation, Postgres, Process, Side, StartAs, StopHow, SyncNames};
 use pg_replica::ids::Epoch;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::ground::{
-    Ground, Wrote, follow, found, join, promote, start_behind, until, until_rows, upstream,
+    Ground, PATIENCE, Wrote, follow, found, join, promote, start_behind, until, until_rows,
+    upstream,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
 const STEPS: u32 = 14;
 
 /// How a server stands, as far as the steps have brought it.

@@ -1,17 +1,14 @@
 //! Cases of servers that are started after something went wrong, or was changed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use pg_replica::env::{Postgres, Process, Side, StartAs, StopHow, SyncNames};
 use pg_replica::ids::Epoch;
 use sim::postgres::CutPromotion;
 
 use super::ground::{
-    Ground, Wrote, found, join, patiently, start_behind, until, until_rows, upstream,
+    Ground, PATIENCE, Wrote, found, join, patiently, start_behind, until, until_rows, upstream,
 };
-
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whatever a crash leaves of a promotion, the server is none that could be started as a primary:
 /// it would go on writing the timeline that was left. It is a standby, with everything that it had,

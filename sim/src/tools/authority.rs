@@ -18,10 +18,7 @@ use crate::sockets::{CLUSTER, MEMBERS_MAX};
 pub(super) fn ready(world: WorldKind) -> Result<(), BadInput> {
     match world {
         WorldKind::Messages => Ok(()),
-        WorldKind::Sockets => match made_once() {
-            Ok(_) => Ok(()),
-            Err(why) => Err(trouble(why)),
-        },
+        WorldKind::Sockets => made_once().as_ref().map(|_| ()).map_err(trouble),
     }
 }
 

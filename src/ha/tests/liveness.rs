@@ -7,7 +7,8 @@ use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
 use crate::ha::{
-    Action, Ask, Divergence, Event, Finished, HeartbeatAnswer, RaftView, RequestId, Role, Verb,
+    Action, Ask, Chore, Divergence, Event, Finished, HeartbeatAnswer, RaftView, RequestId, Role,
+    Verb,
 };
 use crate::ids::{ActionId, CommandId, Epoch, Lsn, NodeId, SystemId, Term};
 
@@ -514,4 +515,18 @@ fn a_leader_that_hears_too_few_says_so() {
     bench.step(9_000, Event::Wake);
     let said = bench.core.explain().expect("a reason");
     assert!(said.contains("1 of 3 voters"), "{said}");
+}
+
+/// Its data are the ones that others copy now; once it is a standby again, it is not to lose them
+/// to what somebody asked for long ago.
+#[test]
+fn a_fresh_copy_is_not_wanted_any_more_of_who_became_primary() {
+    let first = with_primary(3, Mode::Async);
+    let mut bench = Bench::new(2, first);
+    bench.sees(10, standby(100));
+    let request = RequestId(1);
+    bench.step(20, Event::Chore { request, chore: Chore::Reinitialise });
+    assert!(bench.core.agent.chores.contains(&Chore::Reinitialise));
+    bench.step(30, Event::Control(Arc::new(second_elected())));
+    assert!(!bench.core.agent.chores.contains(&Chore::Reinitialise));
 }

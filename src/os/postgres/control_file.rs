@@ -22,7 +22,18 @@ pub(super) struct ControlFile {
     pub(super) checkpoint: Lsn,
     /// How large a log file is.
     pub(super) segment_bytes: u64,
+    /// What a standby may not have less of than the primary had whose log it replays.
+    pub(super) at_least: Vec<(&'static str, u64)>,
 }
+
+/// What the program calls that, and the parameter.
+const AT_LEAST: [(&str, &str); 5] = [
+    ("max_connections setting", "max_connections"),
+    ("max_worker_processes setting", "max_worker_processes"),
+    ("max_wal_senders setting", "max_wal_senders"),
+    ("max_prepared_xacts setting", "max_prepared_transactions"),
+    ("max_locks_per_xact setting", "max_locks_per_transaction"),
+];
 
 impl ControlFile {
     /// Reads what the program printed.
@@ -51,6 +62,10 @@ impl ControlFile {
             checkpoint: parse_lsn(checkpoint)
                 .ok_or_else(|| format!("pg_controldata: the checkpoint is at `{checkpoint}`"))?,
             segment_bytes: number("Bytes per WAL segment")?,
+            at_least: AT_LEAST
+                .into_iter()
+                .filter_map(|(key, name)| Some((name, number(key).ok()?)))
+                .collect(),
         })
     }
 }
@@ -113,6 +128,16 @@ Bytes per WAL segment:                16777216
         assert!(!ControlFile::parse(&crashed).unwrap().clean);
         let cut = ControlFile::parse("Database system identifier: 7").unwrap_err();
         assert!(cut.contains("Database cluster state"), "{cut}");
+    }
+
+    #[test]
+    fn what_a_standby_needs_is_read() {
+        let said = "wal_level setting:                    replica\n\
+                    max_connections setting:              100\n\
+                    max_prepared_xacts setting:           0\n";
+        let read = ControlFile::parse(&(SHUT_DOWN.to_owned() + said)).unwrap();
+        // Nothing is asked of max_wal_senders here.
+        assert_eq!(read.at_least, [("max_connections", 100), ("max_prepared_transactions", 0)]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::env::{Observation, PostgresError, RewindReport, Upstream};
 use crate::ids::{Epoch, SystemId};
 use crate::os::guard::end_copying;
 
-use super::births::{Births, parse_lsn};
+use super::births::{Births, beside, parse_lsn};
 use super::control_file::ControlFile;
 use super::plan::{KEEPER, PostgresPlan, STREAMER};
 use super::server::is_running;
@@ -326,12 +326,6 @@ fn set_aside_path(plan: &PostgresPlan, what: &str) -> PathBuf {
         }
         number += 1;
     }
-}
-
-fn beside(data: &Path, suffix: &str) -> PathBuf {
-    let mut name = data.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{suffix}"));
-    data.with_file_name(name)
 }
 
 pub(super) fn remove(file: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use crate::env::PostgresError;
 
 use super::births::write_whole;
+use super::directory::control_file;
 use super::plan::PostgresPlan;
 use super::tools::run;
 
@@ -58,57 +59,19 @@ pub(super) async fn vet(
     }
 }
 
-/// What a standby may not have less of than the primary had whose log it replays: what the control
-/// file calls it, and the parameter.
-const NOT_LESS: [(&str, &str); 5] = [
-    ("max_connections setting", "max_connections"),
-    ("max_worker_processes setting", "max_worker_processes"),
-    ("max_wal_senders setting", "max_wal_senders"),
-    ("max_prepared_xacts setting", "max_prepared_transactions"),
-    ("max_locks_per_xact setting", "max_locks_per_transaction"),
-];
-
 /// The parameters of which a standby is given too little, and what it needs to start: they were
 /// lowered, and no primary has been restarted with them since.
-pub(super) async fn too_low(plan: &PostgresPlan) -> Result<Vec<(String, u64)>, PostgresError> {
-    let mut command = plan.command("pg_controldata");
-    command.arg("-D").arg(&plan.data);
-    let said = run(command).await?;
-    let configured = NOT_LESS.map(|(_, name)| {
+pub(super) async fn too_low(
+    plan: &PostgresPlan,
+) -> Result<Vec<(&'static str, u64)>, PostgresError> {
+    let mut low = control_file(plan).await?.at_least;
+    let configured = join_all(low.iter().map(|(name, _)| {
         let mut command = plan.command("postgres");
         command.arg("-D").arg(&plan.data).args(["-C", name]);
         run(command)
-    });
-    let mut low = Vec::new();
-    for ((key, name), configured) in NOT_LESS.into_iter().zip(join_all(configured).await) {
-        let needed = needed(&said, key);
-        let configured: Option<u64> = configured?.trim().parse().ok();
-        if let (Some(needed), Some(configured)) = (needed, configured)
-            && configured < needed
-        {
-            low.push((name.to_owned(), needed));
-        }
-    }
+    }));
+    let configured: Result<Vec<String>, PostgresError> = configured.await.into_iter().collect();
+    let mut configured = configured?.into_iter().map(|said| said.trim().parse::<u64>().ok());
+    low.retain(|(_, needed)| configured.next().flatten().is_some_and(|given| given < *needed));
     Ok(low)
-}
-
-/// A number that the control file has.
-fn needed(said: &str, key: &str) -> Option<u64> {
-    let mut lines = said.lines().filter_map(|line| line.split_once(':'));
-    lines.find(|(name, _)| name.trim() == key)?.1.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_standby_needs_is_read_from_the_control_file() {
-        let said = "wal_level setting:                    replica\n\
-                    max_connections setting:              100\n\
-                    max_prepared_xacts setting:           0\n";
-        assert_eq!(needed(said, "max_connections setting"), Some(100));
-        assert_eq!(needed(said, "max_prepared_xacts setting"), Some(0));
-        assert_eq!(needed(said, "max_wal_senders setting"), None);
-    }
 }

@@ -16,7 +16,7 @@ use crate::ids::{Lsn, SystemId, Timeline};
 use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
 use super::control_file::{ControlFile, end_of_record, is_page_end, record_length};
-use super::directory::{lacks_log, now_complete};
+use super::directory::{control_file, lacks_log, now_complete};
 use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
 use super::server::{Status, may_serve, postmaster, tail};
@@ -148,19 +148,19 @@ async fn is_at_the_end(plan: &PostgresPlan, answer: &Answer, resting: &Resting) 
     }
     let timeline = Timeline(answer.timeline).max(newest_in_log(&plan.data));
     // A whole record may be there that this server will never replay, of a timeline that left it.
-    let may_follow = is_record(plan, timeline, replayed).await.unwrap_or(true);
-    !may_follow || resting.for_long(answer, replayed, Instant::now())
+    !may_be_record(plan, timeline, replayed).await
+        || resting.for_long(answer, replayed, Instant::now())
 }
 
-/// Whether a whole record begins there, as far as anybody can tell.
-async fn is_record(plan: &PostgresPlan, timeline: Timeline, at: Lsn) -> Option<bool> {
+/// Whether a whole record begins there; it may where nobody can tell.
+async fn may_be_record(plan: &PostgresPlan, timeline: Timeline, at: Lsn) -> bool {
     if is_page_end(at) {
         // It would begin behind the header of the page.
-        return None;
+        return true;
     }
     match first_record(plan, timeline, at).await {
-        Ok(said) => Some(record_length(&said).is_some() && !said.contains("skipping over")),
-        Err(why) => why.to_string().contains("valid record").then_some(false),
+        Ok(said) => record_length(&said).is_some() && !said.contains("skipping over"),
+        Err(why) => !why.to_string().contains("valid record"),
     }
 }
 
@@ -234,12 +234,11 @@ fn understand(
     at_the_end: bool,
     obeyed: Option<Obeyed>,
 ) -> io::Result<Observation> {
-    let lsn = |text: &Option<String>| text.as_deref().and_then(parse_lsn);
     let side = if answer.recovers { Side::Standby } else { Side::Primary };
     let (replayed, received) = (answer.replayed(), answer.received());
     // Without a receiver, a server has on its disk what it can replay, once it has replayed it all.
     let flushed = match side {
-        Side::Primary => lsn(&answer.flushed),
+        Side::Primary => answer.flushed.as_deref().and_then(parse_lsn),
         // In whole records: what was received may end in the middle of one.
         Side::Standby if at_the_end => replayed,
         Side::Standby if answer.replayed_all() && answer.receiver.is_none() => None,
@@ -355,9 +354,7 @@ fn refusal_in(said: &str) -> Option<String> {
 
 /// What there is to see in a directory whose server cannot be asked.
 async fn at_rest(plan: &PostgresPlan, process: Process) -> Result<Observation, PostgresError> {
-    let mut command = plan.command("pg_controldata");
-    command.arg("-D").arg(&plan.data);
-    let control = ControlFile::parse(&run(command).await?).map_err(PostgresError::Transient)?;
+    let control = control_file(plan).await?;
     let down = matches!(process, Process::Down { .. });
     let signal = plan.data.join("standby.signal").exists();
     let mut births = Births::read(&plan.data).map_err(refused)?;
@@ -408,7 +405,7 @@ async fn first_record(
         .arg("-p")
         .arg(plan.data.join("pg_wal"))
         .args(["-t", &timeline.0.to_string(), "-n", "1"])
-        .args(["-s", &format!("{:X}/{:X}", at.0 >> 32, at.0 & 0xffff_ffff)]);
+        .args(["-s", &at.to_string()]);
     run(command).await
 }
 

@@ -341,7 +341,8 @@ impl Postgres for OsPostgres {
                 StartAs::Primary { .. } => Vec::new(),
             };
             server::start(plan, &raised).await?;
-            lock(&self.0.given).pending = raised.into_iter().map(|(name, _)| name).collect();
+            lock(&self.0.given).pending =
+                raised.iter().map(|(name, _)| (*name).to_owned()).collect();
             connect(plan).await?;
             // Every process has begun with it.
             obedience::note(plan, &waits).map_err(transient)

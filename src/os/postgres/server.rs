@@ -92,7 +92,7 @@ pub(super) fn turn_log_over(plan: &PostgresPlan) -> std::io::Result<()> {
 /// sessions in.
 pub(super) async fn start(
     plan: &PostgresPlan,
-    parameters: &[(String, u64)],
+    parameters: &[(&str, u64)],
 ) -> Result<(), PostgresError> {
     let transient = |error: std::io::Error| PostgresError::Transient(error.to_string());
     let log =

@@ -31,7 +31,8 @@ use super::types::{Entry, LogId, StoredMembership, TypeConfig, Vote};
 
 /// The file's name on the member's disk.
 pub const FILE: &str = "raft.redb";
-/// The layout that this version writes, and the newest that it reads.
+/// The layout that this version writes, and the newest that it reads. It is raised with anything
+/// that an older version could not read, an entry of the log among others.
 const FORMAT: u32 = 1;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
