@@ -266,8 +266,12 @@ impl Agent {
 
     /// A stop has returned: whatever the last look saw, if there was any, no process exists any
     /// more.
-    pub(super) fn note_stopped(&mut self) {
+    pub(super) fn note_stopped(&mut self, now: Moment) {
         self.ended = true;
+        if self.hung_since.take().is_some() && self.not_up_since.is_some() {
+            // It could not come back before it was ended.
+            self.not_up_since = Some(now);
+        }
         self.chores.remove(&Chore::Restart);
         self.attachment = Attachment::Cleared;
         self.unseen = None;

@@ -203,7 +203,7 @@ impl Core {
             Verb::Start(StartAs::Standby { upstream: None }) | Verb::Detach => {
                 self.agent.attachment = Attachment::Cleared;
             }
-            Verb::Stop(_) => self.agent.note_stopped(),
+            Verb::Stop(_) => self.agent.note_stopped(self.now),
             Verb::Rewind(_) => self.agent.note_replaced(),
             Verb::Configure(_) => {
                 self.agent.not_taken = None;

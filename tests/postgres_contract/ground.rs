@@ -55,6 +55,9 @@ pub(crate) trait Ground: Send + Sync {
     /// A process of the server's that serves a client is killed.
     fn kill_a_session(&self, node: u64) -> impl Future<Output = ()> + Send;
 
+    /// Every process of a server stands still.
+    fn hang(&self, node: u64) -> impl Future<Output = ()> + Send;
+
     /// From now on the way to that server is so long that a stream is not begun within a second.
     fn move_away(&mut self, node: u64) -> impl Future<Output = ()> + Send;
 

@@ -258,6 +258,18 @@ impl Ground for Real {
         kill_process(Pid::from_raw(row.get(0)).unwrap(), Signal::KILL).unwrap();
     }
 
+    async fn hang(&self, node: u64) {
+        let lock = fs::read_to_string(self.plan(node).data.join("postmaster.pid")).unwrap();
+        let server = lock.lines().next().unwrap();
+        let children = format!("/proc/{server}/task/{server}/children");
+        let stop = |number: &str| {
+            // A session may be gone by now.
+            let _ = kill_process(Pid::from_raw(number.parse().unwrap()).unwrap(), Signal::STOP);
+        };
+        stop(server);
+        fs::read_to_string(children).unwrap().split_whitespace().for_each(stop);
+    }
+
     async fn move_away(&mut self, node: u64) {
         const FAR: Duration = Duration::from_millis(1_200);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -109,6 +109,10 @@ impl Ground for Simulated {
         assert!(self.server(node).server().kill_process("a session that was killed"));
     }
 
+    async fn hang(&self, node: u64) {
+        self.server(node).server().hang();
+    }
+
     async fn move_away(&mut self, node: u64) {
         let far = LinkFault { extra: Duration::from_millis(75), ..LinkFault::default() };
         for other in (1..).map(NodeId).take(self.servers.len()) {

@@ -1,8 +1,10 @@
 //! Cases of servers that are started after something went wrong, or was changed.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 
-use pg_replica::env::{Postgres, Process, Side, StartAs, StopHow, SyncNames};
+use futures_util::future::{Either, select};
+use pg_replica::env::{OBSERVE_WITHIN, Postgres, Process, Side, StartAs, StopHow, SyncNames};
 use pg_replica::ids::Epoch;
 use sim::postgres::CutPromotion;
 
@@ -46,6 +48,28 @@ pub(crate) async fn a_promotion_that_is_cut_short_leaves_a_standby<G: Ground>(gr
         let down = server.observe().await.unwrap();
         assert_eq!((down.side, down.history), (Side::Primary, end.history), "{left:?}");
     }
+}
+
+/// Whoever waits for a server's answer hears at once that it has ended: its successor need not wait
+/// for as long as a look may take.
+pub(crate) async fn a_look_at_a_server_that_hangs_ends_with_it<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    let server = ground.server(1);
+    ground.hang(1).await;
+    assert_eq!(server.observe().await.unwrap().process, Process::Hung);
+    let ending = async {
+        ground.sleep(OBSERVE_WITHIN / 8).await;
+        server.stop(StopHow::Immediate).await.unwrap();
+        ground.sleep(OBSERVE_WITHIN / 4).await;
+    };
+    match select(pin!(server.observe()), pin!(ending)).await {
+        // It may have got no answer at all.
+        Either::Left((Ok(seen), _)) => assert_ne!(seen.process, Process::Hung),
+        Either::Left((Err(why), _)) => assert!(why.is_transient(), "{why}"),
+        Either::Right(_) => panic!("the look goes on after the end of its server"),
+    }
+    server.stop(StopHow::Immediate).await.unwrap();
+    assert_eq!(server.observe().await.unwrap().process, Process::Down { clean: false });
 }
 
 /// PostgreSQL starts no standby with less of some parameters than the primary had whose log it

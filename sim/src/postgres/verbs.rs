@@ -37,6 +37,9 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 /// How long the manager waits for a start, a recovery included.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
+/// How soon a look at a server that hangs notices that it hangs no more.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// How long it takes to see that no process of the server exists.
 const LOOK_FOR_PROCESSES: Duration = Duration::from_millis(1);
 
@@ -102,8 +105,12 @@ impl Postgres for SimPostgres {
         let core = self.server.core();
         let span = core.stream.between(Duration::from_millis(1), Duration::from_millis(3));
         sleep(span).await;
-        if self.server.process() == Process::Hung {
-            sleep(OBSERVE_WITHIN).await;
+        // Its connections break as soon as it ends.
+        let mut patience = OBSERVE_WITHIN;
+        while self.server.process() == Process::Hung && !patience.is_zero() {
+            let step = patience.min(LOOK_AGAIN);
+            sleep(step).await;
+            patience -= step;
         }
         let mut state = core.state();
         state.dark = false;

@@ -62,7 +62,11 @@ pub(super) fn second_elected() -> ControlState {
 
 /// Node 1, primary of epoch 1, with a lease that was asked for at `sent_ms`.
 pub(super) fn leased_primary(sent_ms: u64) -> Bench {
-    let control = with_primary(3, Mode::Async);
+    leased_primary_in(Mode::Async, sent_ms)
+}
+
+pub(super) fn leased_primary_in(mode: Mode, sent_ms: u64) -> Bench {
+    let control = with_primary(3, mode);
     let seen = primary(&control, 100);
     let mut bench = Bench::new(1, control);
     hears_leader(&mut bench, sent_ms, 2);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::agent::{arm_as_asked, finish, granted, hears_leader, leased_primary, second_elected};
+use super::agent::{
+    arm_as_asked, finish, granted, hears_leader, leased_primary, leased_primary_in, second_elected,
+};
 use super::fixtures::*;
 use crate::control::{Clearance, Command, ControlState, Mode, Order, OrderOutcome, VacateReason};
 use crate::env::{Observation, Outcome, PostgresError, Process, Side, StartAs, StopHow};
@@ -158,6 +160,27 @@ fn a_primacy_does_not_wait_for_a_recovery_that_takes_hours() {
         bench.commands()[..],
         [Command::Release { epoch: Epoch(1), why: VacateReason::PostgresFailed(_) }]
     ));
+}
+
+/// It cannot come back before it is ended, and most of that time would be over by then.
+#[test]
+fn the_time_in_which_a_server_may_come_back_begins_when_one_that_hung_has_ended() {
+    let mut bench = leased_primary_in(Mode::QuorumSync, 1_000);
+    let seen = bench.core.agent.seen().cloned().expect("it was looked at");
+    let hung = Observation { process: Process::Hung, ..seen.clone() };
+    for ms in [1_220, 1_700, 2_250] {
+        bench.sees(ms, hung.clone());
+    }
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    let id = bench.verb_id();
+    bench.step(2_260, Event::VerbDone { id, outcome: Outcome::Done(Finished::Plain) });
+    bench.sees(2_270, down(false, seen.clone()));
+    assert!(matches!(bench.verbs()[..], [Verb::Start(StartAs::Primary { .. })]));
+    let starting = Observation { process: Process::Starting, flushed: None, ..seen };
+    away(&mut bench, 2_400, 3_600, &starting);
+    assert_eq!(bench.verbs(), []);
+    away(&mut bench, 3_800, 3_800, &starting);
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
 }
 
 /// Nothing helps any more: then at least the lease is not kept alive.
