@@ -160,7 +160,9 @@ where
 
     async fn follow_up(&self, id: CommandId, order: Order) -> OrderEnd {
         if self.board.snapshot().control.cluster.is_empty() {
-            return OrderEnd::Refused("the cluster is not founded yet".into());
+            let why = "nothing was ordered: the cluster is not founded yet, or this machine is no \
+                       member of it yet; then ask a member";
+            return OrderEnd::Refused(why.into());
         }
         let began = self.clock.now();
         let mut taken = false;

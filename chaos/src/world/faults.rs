@@ -289,9 +289,15 @@ impl Machines for World {
     }
 
     fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
-        let now = self.now();
         let done = match means_of(flaw) {
-            Ok(Means::Hang) => return self.with_machine(node, |machine| machine.hang(on, now)),
+            Ok(Means::Hang) => {
+                if on {
+                    self.pause(node, Process::Postgres, false);
+                } else {
+                    self.resume(node, Process::Postgres);
+                }
+                return;
+            }
             Ok(Means::Fill) => {
                 self.with_disks(node, |disks| disks.data.set_full(on));
                 if on {

@@ -57,8 +57,6 @@ pub(super) struct Machine {
     /// How many faults keep each still, and since when the whole machine stands.
     still: BTreeMap<Process, u32>,
     pub(super) frozen_since: Option<Duration>,
-    /// Its server answers nobody, and neither does one that is started in its place.
-    hangs: bool,
     /// Gone for ever.
     pub(super) destroyed: bool,
 }
@@ -80,7 +78,6 @@ impl Machine {
             down: BTreeMap::new(),
             still: BTreeMap::new(),
             frozen_since: None,
-            hangs: false,
             destroyed: false,
         }
     }
@@ -108,9 +105,6 @@ impl Machine {
     pub(super) fn look_after(&mut self, now: Duration) -> io::Result<()> {
         if self.is_kept_down(Process::Guard) {
             self.signal(Process::Guard, Signal::KILL);
-        }
-        if self.hangs {
-            self.signal(Process::Postgres, Signal::STOP);
         }
         let up = !self.is_kept_down(Process::Host) && !self.destroyed;
         let managed = !self.is_kept_down(Process::Manager);
@@ -191,16 +185,6 @@ impl Machine {
         hit && !self.is_kept_down(Process::Host)
     }
 
-    /// Begins or ends a time in which its server answers nobody.
-    pub(super) fn hang(&mut self, hangs: bool, now: Duration) {
-        self.hangs = hangs;
-        if hangs {
-            self.pause(Process::Postgres, now);
-        } else {
-            self.resume(Process::Postgres);
-        }
-    }
-
     /// Ends one pause; since when the whole machine stood, where it goes on now.
     pub(super) fn resume(&mut self, process: Process) -> Option<Duration> {
         let count = self.still.entry(process).or_default();
@@ -239,7 +223,6 @@ impl Machine {
     /// Nothing stands still any more.
     pub(super) fn resume_all(&mut self) -> Option<Duration> {
         self.still.clear();
-        self.hangs = false;
         self.resume(Process::Host)
     }
 

@@ -71,8 +71,16 @@ impl World {
         *lock(&self.orders_pending) += 1;
         let world = self.clone();
         drop(self.lab.outside.spawn(async move {
-            let added = world.carry_out(fresh(), &add, true).await;
-            world.note_end(&add, Answer::Any, &added);
+            let limit = world.now() + PATIENCE;
+            // Whoever is asked may reach nobody who could order it.
+            while world.now() < limit && !world.members().contains_key(&new) {
+                let added = world.carry_out(fresh(), &add, true).await;
+                world.note_end(&add, Answer::Any, &added);
+                if matches!(added, OrderAnswer::Known(OrderOutcome::Done(_))) {
+                    break;
+                }
+                sleep(ASK_INTERVAL * 5).await;
+            }
             let limit = world.now() + PATIENCE;
             let remove = Order::Remove { target: Target::Node(old) };
             while world.now() < limit {
