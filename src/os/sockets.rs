@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 use openraft_rt_tokio::TokioRuntime;
+use rustix::net::sockopt::set_tcp_thin_linear_timeouts;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -55,16 +56,24 @@ impl Sockets for Tcp {
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        be_prompt(&stream)?;
         Ok(stream)
     }
 
     async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
         let (stream, from) = listener.accept().await?;
         // A connection that has ended already is no trouble of the listener's.
-        let _ = stream.set_nodelay(true);
+        let _ = be_prompt(&stream);
         Ok((stream, from.ip()))
     }
+}
+
+/// What is written goes out at once. What was lost is sent again every fifth of a second or so, and
+/// not after twice as long each time: little is under way here, and a lease depends on it.
+fn be_prompt(stream: &TcpStream) -> io::Result<()> {
+    // A kernel that has not heard of it sends as ever.
+    let _ = set_tcp_thin_linear_timeouts(stream, true);
+    stream.set_nodelay(true)
 }
 
 impl Socket for TcpStream {
@@ -87,4 +96,22 @@ pub(super) async fn within<Rt: AsyncRuntime, T: Send>(
     work: impl Future<Output = T> + Send,
 ) -> io::Result<T> {
     Rt::timeout(limit, work).await.map_err(|_| io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::tcp_thin_linear_timeouts;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_ends_send_at_once_and_send_again_without_waiting_longer_each_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (called, taken) = tokio::join!(Tcp.connect(&address), Tcp::accept(&listener));
+        for end in [called.unwrap(), taken.unwrap().0] {
+            assert!(end.nodelay().unwrap());
+            assert!(tcp_thin_linear_timeouts(&end).unwrap());
+        }
+    }
 }
