@@ -60,6 +60,8 @@ pub(super) struct Coordinator {
     /// The epoch and the vacancy as they were last looked at, and since when they are so.
     epoch: Epoch,
     given_at: Moment,
+    /// No standby has heard this epoch's Postgres yet, as far as is known here.
+    unheard: bool,
     vacant_since: Option<Moment>,
     /// Where the holder of the present epoch was last known to be.
     primary_position: Option<WalPosition>,
@@ -98,6 +100,7 @@ impl Coordinator {
             asked: BTreeMap::new(),
             epoch: control.primacy.epoch,
             given_at: led_since,
+            unheard: false,
             vacant_since: None,
             primary_position: None,
             admits_since: None,
@@ -115,6 +118,7 @@ impl Coordinator {
         if control.primacy.epoch > self.epoch {
             self.epoch = control.primacy.epoch;
             self.given_at = now;
+            self.unheard = true;
             self.primary_position = None;
             self.admits_since = None;
             self.unleased_since = None;
@@ -167,6 +171,11 @@ impl Coordinator {
             self.admits_since = admits.then(|| self.admits_since.unwrap_or(now));
             let unleased = !report.leased;
             self.unleased_since = unleased.then(|| self.unleased_since.unwrap_or(now));
+        }
+        if let Some(receiver) = report.receiver
+            && receiver.epoch == self.epoch
+        {
+            self.unheard = false;
         }
         self.seen.insert(report.node, Seen { report, at: now });
     }
@@ -281,11 +290,13 @@ impl Coordinator {
             return Some(VacateReason::NotPromoted);
         }
         let suspect = Duration::from_millis(timing.suspect_ms);
+        let patience = suspect + Duration::from_millis(timing.lease_ms) / 2;
+        // That nobody hears it says nothing before somebody could.
+        let suspicious = if born && self.unheard { patience } else { suspect };
         let silent = now.since(self.last_heard(holder));
-        if silent <= suspect {
+        if silent <= suspicious {
             // Its requests arrive and the answers do not: without a lease it is fenced, for good.
-            let limit = suspect + Duration::from_millis(timing.lease_ms) / 2;
-            let unleased = self.unleased_since.is_some_and(|since| now.since(since) > limit);
+            let unleased = self.unleased_since.is_some_and(|since| now.since(since) > patience);
             return unleased.then_some(VacateReason::CannotRenew);
         }
         let wait = timing.lease_wait(control.settings.longest_lease_ms);

@@ -41,6 +41,32 @@ fn a_failover_needs_two_signals() {
     assert!(vacates(judged(&control, 1_000, 10).as_ref()), "its lease is over for certain");
 }
 
+/// Its standbys may still be on their way to it: only what was heard once can be missed.
+#[test]
+fn a_new_primary_that_nobody_has_heard_yet_may_be_silent_for_longer() {
+    let judged = |heard_once: bool, silent_ms: u64| {
+        let control = with_primary(3, Mode::QuorumSync);
+        let mut coordinator = Coordinator::new(Term(1), at(0), &ControlState::default());
+        coordinator.on_control(&control, at(2_000));
+        if heard_once {
+            coordinator.on_report(follower(2, 10), &control, at(2_500), Sabotage::NONE);
+        }
+        let mut holder = detached(1, 100);
+        holder.detached = None;
+        holder.leased = true;
+        let last = 5_000 - silent_ms;
+        coordinator.on_report(holder, &control, at(last), Sabotage::NONE);
+        for node in [2, 3] {
+            coordinator.on_report(detached(node, 100), &control, at(4_990), Sabotage::NONE);
+        }
+        vacates(coordinator.next_command(at(5_000), &control, Sabotage::NONE).as_ref())
+    };
+    assert!(judged(true, 700), "it was heard, and is heard no more");
+    assert!(!judged(false, 700), "nobody could hear it yet");
+    assert!(!judged(false, 1_500), "nor now");
+    assert!(judged(false, 1_700), "it is silent for too long");
+}
+
 #[test]
 fn maintenance_forbids_a_failover() {
     let mut control = with_primary(3, Mode::Async);
