@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// The new machine is admitted, and then the old number is removed.
+    /// The new machine is admitted, and then the old number is removed, whose place it takes.
     pub(super) fn replace_member(self: Arc<Self>, old: NodeId, new: NodeId) {
         if old == new {
             let back = self.with_machine(old, |_| Some(()));
@@ -89,6 +89,12 @@ impl World {
                 let gone = !world.members().contains_key(&old);
                 if gone || matches!(end, OrderAnswer::Known(OrderOutcome::Done(_))) {
                     break;
+                }
+                if let OrderAnswer::Known(end) = &end
+                    && let Some(tag) = Order::instead_of_removal(new, end)
+                {
+                    let tagged = world.carry_out(fresh(), &tag, true).await;
+                    world.note_end(&tag, Answer::Any, &tagged);
                 }
                 sleep(ASK_INTERVAL * 5).await;
             }

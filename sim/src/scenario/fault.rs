@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pg_replica::control::Mode;
+use pg_replica::control::{Mode, OrderOutcome};
 use pg_replica::ids::NodeId;
 
 use super::target::{Side, Target};
@@ -394,6 +394,19 @@ impl Shape {
 }
 
 impl Order {
+    /// What to ask for where a machine that was replaced may not be removed for want of others that
+    /// may be primary: the new one may be, as it could.
+    #[must_use]
+    pub fn instead_of_removal(new: NodeId, end: &OrderOutcome) -> Option<Self> {
+        let OrderOutcome::Refused(why) = end else { return None };
+        let target = Target::Node(new);
+        why.contains("may be primary").then_some(Self::Tag {
+            target,
+            priority: 1,
+            no_failover: false,
+        })
+    }
+
     /// The member that it names.
     #[must_use]
     pub fn target(&self) -> Option<Target> {

@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// The new machine is admitted, and then the old number is removed.
+    /// The new machine is admitted, and then the old number is removed, whose place it takes.
     pub(super) fn replace_member(&self, old: NodeId, new: NodeId) {
         let world = self.itself();
         let keeps_data = self.oracle.newest().keeps_data(old);
@@ -86,6 +86,12 @@ impl World {
                 let gone = !world.oracle.newest().members.contains_key(&old);
                 if gone || matches!(end, OrderAnswer::Known(OrderOutcome::Done(_))) {
                     break;
+                }
+                if let OrderAnswer::Known(end) = &end
+                    && let Some(tag) = Order::instead_of_removal(new, end)
+                {
+                    let tagged = world.carry_out(world.next_order(), &tag, true).await;
+                    world.note_line(&tag, &tagged);
                 }
                 sleep(ASK_INTERVAL * 5).await;
             }
