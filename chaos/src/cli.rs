@@ -22,9 +22,6 @@ const BAD_INPUT: u8 = 2;
 /// The machine cannot do it: nothing was proven, and nothing failed.
 const NOT_HERE: u8 = 3;
 
-/// The raw results of a race, in its folder.
-const RESULTS: &str = "results.jsonl";
-
 /// Runs the simulator's scenarios against real nodes and real PostgreSQL, and races them against
 /// Patroni. Needs root.
 #[derive(Parser)]
@@ -146,7 +143,7 @@ fn check(args: &CheckArgs) -> u8 {
         return NOT_HERE;
     }
     let some = needs::missing_for_some();
-    let race = needs::missing_for_patroni(&args.patroni);
+    let race = needs::missing_for_patroni(&from_anywhere(&args.patroni));
     some.iter().for_each(|sentence| println!("for some scenarios: {sentence}"));
     race.iter().for_each(|sentence| println!("for the race alone: {sentence}"));
     if some.is_empty() && race.is_empty() {
@@ -197,7 +194,7 @@ fn run(args: &RunArgs) -> u8 {
 
 fn bench(args: &BenchArgs) -> u8 {
     if args.table {
-        let file = args.output.join(RESULTS);
+        let file = args.output.join(race::RESULTS);
         if !file.is_file() {
             eprintln!("{} is not there: there are no results to make a table of", file.display());
             return BAD_INPUT;
@@ -207,7 +204,7 @@ fn bench(args: &BenchArgs) -> u8 {
     let node = args.node.clone().unwrap_or_else(needs::program);
     let mut card = Card {
         node: node.canonicalize().unwrap_or(node),
-        patroni: args.patroni.clone(),
+        patroni: from_anywhere(&args.patroni),
         runners: chosen_or_all(&args.runners),
         replications: chosen_or_all(&args.replications),
         faults: chosen_or_all(&args.faults),
@@ -249,9 +246,14 @@ fn ended(broken: io::Result<u32>) -> u8 {
     }
 }
 
+/// The programs are not started in the folder that this one was called in.
+fn from_anywhere(program: &Path) -> PathBuf {
+    std::path::absolute(program).unwrap_or_else(|_| program.to_owned())
+}
+
 fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
     std::fs::create_dir_all(folder)?;
-    let broken = race::run(card, &folder.join(RESULTS), |start, outcome| match outcome {
+    let broken = race::run(card, folder, |start, outcome| match outcome {
         Ok(figures) => println!("{start}  {figures}"),
         Err(why) => println!("{start}  BROKEN: {why}"),
     })?;
@@ -261,9 +263,9 @@ fn raced(card: &Card, folder: &Path) -> io::Result<u32> {
 
 /// The table of the results that are there.
 fn write_table(folder: &Path) -> io::Result<()> {
-    let results = race::results(&folder.join(RESULTS))?;
+    let (results, voids) = (race::results(folder)?, race::voids(folder)?);
     let file = folder.join("table.md");
-    std::fs::write(&file, race::write_table(&results, folder))?;
+    std::fs::write(&file, race::write_table(&results, &voids, folder))?;
     println!("{} heats are in {}", results.len(), file.display());
     Ok(())
 }

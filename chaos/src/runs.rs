@@ -152,13 +152,19 @@ impl Run {
         }
     }
 
-    /// Keeps the logs and the history of a run that failed; where.
+    /// Keeps the logs and the history of a run that failed, or why there are none; where.
     pub fn keep(&self) -> std::io::Result<Option<PathBuf>> {
-        let Verdict::Ran(outcome) = &self.verdict else { return Ok(None) };
+        if matches!(self.verdict, Verdict::LeftOut(_)) {
+            return Ok(None);
+        }
         let folder = Path::new(FAILURES).join(&self.plan.name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("plan.toml"), self.plan.to_toml())?;
+        if let Verdict::Broken(why) = &self.verdict {
+            fs::write(folder.join("broken"), format!("{why}\n"))?;
+        }
+        let Verdict::Ran(outcome) = &self.verdict else { return Ok(Some(folder)) };
         fs::write(folder.join("history.jsonl"), outcome.history.join("\n") + "\n")?;
         let violations: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
         fs::write(folder.join("violations"), violations.join("\n") + "\n")?;

@@ -7,7 +7,7 @@
 //! reaper die as well, the next start finds what is left by its name.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -79,6 +79,27 @@ pub fn reap(process: u32, number: u32, keep: bool) {
     }
 }
 
+/// In the folder of a laboratory, and locked for as long as its program lives.
+const ALIVE: &str = "alive";
+
+/// Shows that the program of this laboratory lives, for as long as the file is held.
+pub(super) fn show_alive(name: &Name) -> io::Result<File> {
+    let folder = name.folder();
+    // Under its name it is never seen without the lock.
+    let new = folder.join(format!("{ALIVE}.new"));
+    let file = File::create(&new)?;
+    file.lock()?;
+    fs::rename(new, folder.join(ALIVE))?;
+    Ok(file)
+}
+
+/// Whether the program of a laboratory is gone. Its number may be another's by now.
+fn is_gone(name: &Name) -> bool {
+    let numbered = Path::new("/proc").join(name.process.to_string()).exists();
+    let alive = File::open(name.folder().join(ALIVE));
+    !numbered || alive.is_ok_and(|file| file.try_lock().is_ok())
+}
+
 /// Removes the laboratories of programs that are gone.
 pub fn sweep() {
     let names_in = |folder: &Path| -> Vec<Name> {
@@ -87,7 +108,7 @@ pub fn sweep() {
     };
     let mut found = names_in(Path::new(SPACES));
     found.extend(names_in(&std::env::temp_dir()));
-    found.retain(|name| !Path::new("/proc").join(name.process.to_string()).exists());
+    found.retain(is_gone);
     let mut seen = BTreeSet::new();
     for name in found {
         if seen.insert(name.stem()) {
@@ -156,4 +177,24 @@ fn mounted_below(folder: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let places = table.lines().filter_map(|line| line.split(' ').nth(1));
     places.filter(|place| Path::new(place).starts_with(folder)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_another_program_has_by_now_keeps_no_laboratory_alive() {
+        let name = Name { process: std::process::id(), number: 4_000_000 };
+        let there = fs::create_dir(name.folder());
+        let unknown = is_gone(&name);
+        let alive = show_alive(&name);
+        let held = is_gone(&name);
+        drop(alive.unwrap());
+        let let_go = is_gone(&name);
+        fs::remove_dir_all(name.folder()).unwrap();
+        there.unwrap();
+        assert_eq!((unknown, held, let_go), (false, false, true));
+        assert!(is_gone(&Name { process: u32::MAX, number: 0 }));
+    }
 }

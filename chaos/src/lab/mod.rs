@@ -11,7 +11,7 @@ mod leftovers;
 mod space;
 mod switch;
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
@@ -112,6 +112,8 @@ pub struct Lab {
     name: Name,
     /// Ends with the laboratory, and sees to its end if that comes without a word.
     _reaper: Reaper,
+    /// Shows others that this program lives, and not one of its number.
+    _alive: File,
     kept: bool,
 }
 
@@ -121,12 +123,13 @@ impl Lab {
         let reaper = Reaper::start(&name, keep)?;
         // The servers run under an account of their own and have to get through.
         DirBuilder::new().mode(0o711).create(name.folder())?;
+        let alive = leftovers::show_alive(&name)?;
         let switch = Switch::build(name.space(SWITCH), cables)?;
         let places: Vec<Place> =
             [Place::Operator].into_iter().chain((0..clients).map(Place::Client)).collect();
         let addresses: Vec<Ipv4Addr> = places.into_iter().map(address).collect();
         let outside = switch.plug(&name.space(OUTSIDE), OUTSIDE, &addresses)?;
-        Ok(Self { switch, outside, name, _reaper: reaper, kept: keep })
+        Ok(Self { switch, outside, name, _reaper: reaper, _alive: alive, kept: keep })
     }
 
     /// A namespace for one member.

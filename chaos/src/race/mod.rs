@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sim::scenario::{BadInput, Plan, read};
@@ -29,9 +30,14 @@ pub use table::write as write_table;
 /// How many heats of each kind there are meant to be.
 pub const RUNS: u32 = 5;
 
+/// The raw results, in the folder of a race.
+pub const RESULTS: &str = "results.jsonl";
+/// The heats that broke off, beside them.
+const VOIDS: &str = "void.jsonl";
+
 /// Raised with every change to what a heat does or measures: heats of another number are run anew,
 /// and are in no table.
-pub const HARNESS: u32 = 2;
+pub const HARNESS: u32 = 3;
 
 /// Who races.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -116,14 +122,13 @@ pub struct Heat {
 pub struct Figures {
     /// The longest time without a commit that a client was told of and that remained.
     pub outage: f64,
-    /// Whether anybody served again while the fault lasted; otherwise the fault was ended, and the
-    /// outage with it, because nobody would wait for longer.
-    pub taken_over: bool,
+    /// Whether the fault was ended meanwhile: the outage would have lasted for longer.
+    pub outage_cut_short: bool,
     /// For how long a former primary acknowledged rows which its successor does not have, while the
     /// successor acknowledged as well.
     pub overlap: f64,
     /// Whether it did so to the end of the fault: without that it would have gone on.
-    pub cut_short: bool,
+    pub overlap_cut_short: bool,
     /// Whether everybody streamed again before the count.
     pub whole: bool,
     /// Rows that clients were told of.
@@ -140,6 +145,20 @@ pub struct Figures {
     pub needed_mb: f64,
     /// See `needed_mb`.
     pub needed_cpu: Option<f64>,
+}
+
+/// One that broke off, and is run again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Void {
+    /// Which it was.
+    #[serde(flatten)]
+    pub start: Start,
+    /// See [`HARNESS`].
+    pub harness: u32,
+    /// The commit that this was built from.
+    pub commit: String,
+    /// Why nothing came of it.
+    pub why: String,
 }
 
 /// What to race, and how often.
@@ -235,13 +254,23 @@ impl Card {
     }
 }
 
-/// What is in the file of results, as far as it was measured as it is today.
-pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
+/// The results of this folder, as far as they were measured as they are today.
+pub fn results(folder: &Path) -> io::Result<Vec<Heat>> {
+    lines(&folder.join(RESULTS))
+}
+
+/// The heats of this folder that broke off.
+pub fn voids(folder: &Path) -> io::Result<Vec<Void>> {
+    lines(&folder.join(VOIDS))
+}
+
+/// What is in one of its files.
+fn lines<T: DeserializeOwned>(file: &Path) -> io::Result<Vec<T>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text?,
     };
-    let mut heats = Vec::new();
+    let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let bad = |error: serde_json::Error| {
             let place = format!("{}:{}", file.display(), number + 1);
@@ -250,46 +279,45 @@ pub fn results(file: &Path) -> io::Result<Vec<Heat>> {
             );
             io::Error::other(why)
         };
-        let heat: Value = serde_json::from_str(line).map_err(bad)?;
-        if heat["harness"] == HARNESS {
-            heats.push(serde_json::from_value(heat).map_err(bad)?);
+        let one: Value = serde_json::from_str(line).map_err(bad)?;
+        if one["harness"] == HARNESS {
+            found.push(serde_json::from_value(one).map_err(bad)?);
         }
     }
-    Ok(heats)
+    Ok(found)
 }
 
-/// Runs what the file has not, and adds there what reaches its end. Returns how many heats broke
-/// off; they are tried again next time.
+/// Runs what the folder has not, and adds there what came of it. Returns how many heats broke off;
+/// they are tried again next time.
 pub fn run(
     card: &Card,
-    file: &Path,
+    folder: &Path,
     mut each: impl FnMut(&Start, &Result<Figures, String>),
 ) -> io::Result<u32> {
-    let known: BTreeSet<Start> = results(file)?.iter().map(|heat| heat.start).collect();
+    let known: BTreeSet<Start> = results(folder)?.iter().map(|heat| heat.start).collect();
     let waiting = card.starts().filter(|start| !known.contains(start));
     let commit = commit();
-    let mut kept = fs::OpenOptions::new().create(true).append(true).open(file)?;
     let (mut broken, mut noted) = (0, Ok(()));
     let work = |(number, start): (u32, Start)| (start, start.heat(number, card));
     spread(card.jobs, (0..).zip(waiting), work, |(start, outcome)| {
         each(&start, &outcome);
-        match outcome {
-            Ok(figures) => {
-                noted = note(
-                    &mut kept,
-                    &Heat { start, harness: HARNESS, commit: commit.clone(), figures },
-                );
+        let (harness, commit) = (HARNESS, commit.clone());
+        noted = match outcome {
+            Ok(figures) => note(&folder.join(RESULTS), &Heat { start, harness, commit, figures }),
+            Err(why) => {
+                broken += 1;
+                note(&folder.join(VOIDS), &Void { start, harness, commit, why })
             }
-            Err(_) => broken += 1,
-        }
+        };
         noted.is_ok()
     });
     noted.map(|()| broken)
 }
 
-fn note(file: &mut fs::File, heat: &Heat) -> io::Result<()> {
+fn note(file: &Path, what: &impl Serialize) -> io::Result<()> {
+    let mut kept = fs::OpenOptions::new().create(true).append(true).open(file)?;
     // At once: half a line would be in the way of every later race.
-    file.write_all((serde_json::to_string(heat)? + "\n").as_bytes())
+    kept.write_all((serde_json::to_string(what)? + "\n").as_bytes())
 }
 
 /// What is checked out here, and whether anything besides the race's own files differs from it.
@@ -335,7 +363,7 @@ mod tests {
     fn a_heat_that_was_measured_otherwise_counts_for_nothing() {
         let folder = std::env::temp_dir().join(format!("chaos-race-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("results.jsonl");
+        let file = folder.join(RESULTS);
         let (replication, fault) = (Replication::Async, Fault::HostLost);
         let start = Start { runner: Runner::PgReplica, replication, fault, run: 1 };
         let heat = |harness| {
@@ -344,11 +372,17 @@ mod tests {
         };
         let before = r#"{"runner":"patroni","run":1}"#;
         fs::write(&file, [before, &heat(HARNESS - 1), &heat(HARNESS)].join("\n")).unwrap();
-        let known = results(&file);
+        let known = results(&folder);
+        let start = Start { run: 2, ..start };
+        let why = "nobody acknowledges".to_owned();
+        let void = Void { start, harness: HARNESS, commit: String::new(), why };
+        note(&folder.join(VOIDS), &void).unwrap();
+        let broken = voids(&folder);
         fs::write(&file, "no JSON\n").unwrap();
-        let bad = results(&file).map(|_| ()).unwrap_err().to_string();
+        let bad = results(&folder).map(|_| ()).unwrap_err().to_string();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(known.unwrap().len(), 1);
+        assert_eq!(broken.unwrap()[0].start.run, 2);
         assert!(bad.contains("results.jsonl:1: no result of a heat"), "{bad}");
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::{Fault, Figures, Heat, RUNS, Replication, Runner, Start};
+use super::{Fault, Figures, Heat, RUNS, Replication, Runner, Start, Void, name};
 
 const RUNNERS: [Runner; 3] = [Runner::PgReplica, Runner::PatroniFastest, Runner::Patroni];
 
@@ -15,7 +15,7 @@ type Cells<'a> = BTreeMap<(Replication, Fault, Runner), Vec<&'a Figures>>;
 
 /// The tables, in Markdown, of the results that are in this folder.
 #[must_use]
-pub fn write(heats: &[Heat], folder: &Path) -> String {
+pub fn write(heats: &[Heat], voids: &[Void], folder: &Path) -> String {
     let mut cells = Cells::new();
     let mut commits = BTreeMap::<&str, usize>::new();
     for heat in heats {
@@ -48,6 +48,7 @@ pub fn write(heats: &[Heat], folder: &Path) -> String {
         text += "## Idle\n\n";
         idle(&mut text, &cells);
     }
+    void(&mut text, voids);
     text.truncate(text.trim_end().len());
     text + "\n"
 }
@@ -65,7 +66,7 @@ fn faults(text: &mut String, cells: &Cells<'_>, replication: Replication) {
         let row = |show: &dyn Fn(&[&Figures]) -> String| [ours, fastest, usual].map(show);
         let cut = |yes: bool| if yes { "≥ " } else { "" };
         let [a, b, c] = row(&|all| {
-            let ended = all.iter().any(|one| !one.taken_over);
+            let ended = all.iter().any(|one| one.outage_cut_short);
             cut(ended).to_owned() + &seconds(all, |one| one.outage)
         });
         let ratio = match (middle(ours, |one| one.outage), middle(fastest, |one| one.outage)) {
@@ -74,7 +75,7 @@ fn faults(text: &mut String, cells: &Cells<'_>, replication: Replication) {
         };
         let _ = writeln!(text, "| {} | outage | {a} | {b} | {c} | {ratio} |", words(fault));
         let [a, b, c] = row(&|all| {
-            let ended = all.iter().any(|one| one.cut_short);
+            let ended = all.iter().any(|one| one.overlap_cut_short);
             cut(ended).to_owned() + &seconds(all, |one| one.overlap)
         });
         let _ = writeln!(text, "| | two acknowledge | {a} | {b} | {c} | |");
@@ -115,6 +116,19 @@ fn idle(text: &mut String, cells: &Cells<'_>) {
     row("manager and guard, of one core", &|one| one.manager_cpu, "%");
     row("etcd, memory", &|one| Some(one.needed_mb), "MB");
     row("etcd, of one core", &|one| one.needed_cpu, "%");
+}
+
+/// The heats that count for nothing: who had them, and why.
+fn void(text: &mut String, voids: &[Void]) {
+    if voids.is_empty() {
+        return;
+    }
+    *text += "\n## Void, and run again\n\n| | | fault | why |\n|---|---|---|---|\n";
+    for Void { start: Start { runner, replication, fault, .. }, why, .. } in voids {
+        let [runner, replication] = [name(runner), name(replication)];
+        let why = why.replace('|', "/").replace('\n', " ");
+        let _ = writeln!(text, "| {runner} | {replication} | {} | {why} |", words(*fault));
+    }
 }
 
 fn words(fault: Fault) -> &'static str {
@@ -192,19 +206,29 @@ mod tests {
             start: Start { runner, replication, fault, run: 1 },
             harness: HARNESS,
             commit: "7accb67".into(),
-            figures: Figures { outage, acknowledged: 10, ..Figures::default() },
+            figures: Figures {
+                outage,
+                outage_cut_short: outage > 20.0,
+                acknowledged: 10,
+                ..Figures::default()
+            },
         };
         let heats = [heat(Runner::PgReplica, 2.0), heat(Runner::PatroniFastest, 21.0)];
-        let table = write(&heats, Path::new("there"));
+        let void = Void {
+            start: heats[0].start,
+            harness: HARNESS,
+            commit: "7accb67".into(),
+            why: "nobody | acknowledges".into(),
+        };
+        let table = write(&heats, &[void], Path::new("there"));
         assert!(table.contains("--table -o there`; run with the builds of 7accb67 (2 of 2)."));
         assert!(
-            table.contains(
-                "| host lost | outage | ≥ 2.00 s (2.00) | ≥ 21.00 s (21.00) | – | 10.5 |"
-            ),
+            table.contains("| host lost | outage | 2.00 s (2.00) | ≥ 21.00 s (21.00) | – | 10.5 |"),
             "{table}"
         );
         assert!(table.contains("| | whole again | 0 of 1 | 0 of 1 | 0 of 0 | |"), "{table}");
         assert!(table.contains("| | heats so far | 1 | 1 | 0 | |"), "{table}");
+        assert!(table.contains("| pg-replica | async | host lost | nobody / acknowledges |"));
         assert!(!table.contains("one-way") && !table.contains("Postgres killed"));
         assert!(!table.contains("## Synchronous") && !table.contains("## Idle"));
     }

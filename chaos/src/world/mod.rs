@@ -231,7 +231,7 @@ impl World {
         if let Err(why) = up {
             self.failed("I9", format!("{NEVER_UP}: {why}"));
         } else {
-            self.start_clients(&clients);
+            self.start_clients(&clients, false);
             nemesis::run(&self.plan, began, &**self).await;
             self.recover(&clients, &mut measured).await;
         }
@@ -356,10 +356,11 @@ impl World {
         inside.ask(tables).await.map(|_| ())
     }
 
-    fn start_clients(self: &Arc<Self>, clients: &Workload) {
+    fn start_clients(self: &Arc<Self>, clients: &Workload, moves_on: bool) {
         let hosts = self.plan.servers_of_clients();
         let delayed = Cables::of(&self.plan) == Cables::Carried;
         for mut plan in ClientPlan::all(&self.plan.workload) {
+            plan.moves_on = moves_on;
             if delayed {
                 plan.timeout *= slack::WAITS;
                 plan.connect_timeout *= slack::WAITS;

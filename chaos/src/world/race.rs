@@ -72,14 +72,14 @@ impl World {
             return self.idle().await;
         }
         let clients = Workload::new(self.streams.clone());
-        self.start_clients(&clients);
+        self.start_clients(&clients, true);
         sleep(WARM_UP).await;
         let primary = self.primary().ok_or("nobody acknowledges")?;
         let struck = self.now();
         if !self.strike(fault, primary) {
             return Err(format!("there was nothing at {primary} to be struck"));
         }
-        let taken_over = self.hold(fault, primary, struck).await;
+        self.hold(fault, primary, struck).await;
         let healed = self.now();
         self.heal_everything();
         // What the end of a fault brings with it belongs to the heat as well.
@@ -98,13 +98,16 @@ impl World {
         let [manager, needed] = self.costs();
         let acks = lock(&self.tale).acks.clone();
         let (lost, lost_beside) = lost(&acks, &rows);
-        let (overlap, late_at) = overlap(&acks, &rows);
+        let (silent_from, silent_to) = outage(&acks, &rows, struck, counted);
+        let (overlap, late) = overlap(&acks, &rows);
         Ok(Figures {
-            outage: outage(&acks, &rows, struck, counted).as_secs_f64(),
+            outage: (silent_to - silent_from).as_secs_f64(),
+            outage_cut_short: silent_from <= healed && healed < silent_to,
             overlap: overlap.as_secs_f64(),
-            taken_over,
+            overlap_cut_short: late
+                .iter()
+                .any(|(first, last)| *first <= healed && healed < *last + INTERRUPTED),
             whole,
-            cut_short: late_at.is_some_and(|last| last + INTERRUPTED > healed),
             acknowledged: acks.iter().filter(|ack| ack.row.client < SIDE).count() as u64,
             lost,
             lost_beside,
@@ -131,7 +134,6 @@ impl World {
             manager_cpu: share(manager, manager_then)?,
             needed_mb: megabytes(needed_then),
             needed_cpu: share(needed, needed_then)?,
-            taken_over: true,
             whole: true,
             ..Figures::default()
         })
@@ -199,17 +201,16 @@ impl World {
     }
 
     /// Lets the fault be until somebody else has acknowledged something, or the same one again
-    /// where that is a way out, and a little longer; whether that came about.
-    async fn hold(&self, fault: Fault, primary: NodeId, struck: Duration) -> bool {
+    /// where that is a way out, and a little longer.
+    async fn hold(&self, fault: Fault, primary: NodeId, struck: Duration) {
         let in_place = matches!(fault, Fault::PostgresKilled | Fault::PostgresFrozen);
         while self.now() < struck + HOLD_LIMIT {
             sleep(LOOK_EVERY).await;
             if self.serves_again(primary, struck, in_place) {
                 sleep(AFTERMATH).await;
-                return true;
+                return;
             }
         }
-        false
     }
 
     fn serves_again(&self, primary: NodeId, struck: Duration, in_place: bool) -> bool {
@@ -230,20 +231,26 @@ fn megabytes(cost: Cost) -> f64 {
     (bytes / 1e5).round() / 10.0
 }
 
-/// The longest time in which no client was told of a commit that remained.
-fn outage(acks: &[Ack], rows: &BTreeSet<Row>, struck: Duration, counted: Duration) -> Duration {
+/// From when to when no client was told of a commit that remained, where that lasted longest.
+fn outage(
+    acks: &[Ack],
+    rows: &BTreeSet<Row>,
+    struck: Duration,
+    counted: Duration,
+) -> (Duration, Duration) {
     let remained = acks.iter().filter(|ack| ack.row.client < SIDE && rows.contains(&ack.row));
     let mut times: Vec<Duration> = remained.map(|ack| ack.at).chain([counted]).collect();
     times.sort();
     // The last one before the fault begins the time that is looked at.
     let first = times.iter().rposition(|at| *at <= struck).unwrap_or_default();
-    let gaps = times[first..].windows(2).map(|pair| pair[1] - pair[0]);
-    gaps.max().unwrap_or_default()
+    let gaps = times[first..].windows(2).map(|pair| (pair[0], pair[1]));
+    gaps.max_by_key(|(from, to)| *to - *from).unwrap_or((counted, counted))
 }
 
 /// For how long a server went on acknowledging what is gone while one of a later timeline did so as
-/// well, and when it did so last. One that stood still meanwhile acknowledged nothing.
-fn overlap(acks: &[Ack], rows: &BTreeSet<Row>) -> (Duration, Option<Duration>) {
+/// well, and for each that did its first moment and its last. One that stood still meanwhile
+/// acknowledged nothing.
+fn overlap(acks: &[Ack], rows: &BTreeSet<Row>) -> (Duration, Vec<(Duration, Duration)>) {
     let mut begun: BTreeMap<(Timeline, NodeId), Duration> = BTreeMap::new();
     for ack in acks {
         let since = begun.entry((ack.timeline, ack.server)).or_insert(ack.at);
@@ -260,8 +267,8 @@ fn overlap(acks: &[Ack], rows: &BTreeSet<Row>) -> (Duration, Option<Duration>) {
             (*first, *last) = ((*first).min(ack.at), (*last).max(ack.at));
         }
     }
-    let longest = late.values().map(|(first, last)| *last - *first).max().unwrap_or_default();
-    (longest, late.values().map(|(_, last)| *last).max())
+    let late: Vec<_> = late.into_values().collect();
+    (late.iter().map(|(first, last)| *last - *first).max().unwrap_or_default(), late)
 }
 
 /// The acknowledged rows that are nowhere: clients', and those of the writers beside.
@@ -303,9 +310,9 @@ mod tests {
             [(0, 1), (1, 1), (1, 2)].map(|(client, number)| Row { client, number }).into();
         assert_eq!(lost(&acks, &rows), (2, 1));
         let at = Duration::from_millis;
-        assert_eq!(overlap(&acks, &rows), (at(100), Some(at(2_100))));
-        assert_eq!(overlap(&acks[..3], &rows), (at(0), None));
-        assert_eq!(outage(&acks, &rows, at(800), at(2_300)), at(1_500));
+        assert_eq!(overlap(&acks, &rows), (at(100), vec![(at(2_000), at(2_100))]));
+        assert_eq!(overlap(&acks[..3], &rows), (at(0), Vec::new()));
+        assert_eq!(outage(&acks, &rows, at(800), at(2_300)), (at(0), at(1_500)));
     }
 
     #[test]
@@ -313,6 +320,6 @@ mod tests {
         let acks = [ack(0, 1, 1, 0, 1)];
         let rows = BTreeSet::from([Row { client: 0, number: 1 }]);
         let at = Duration::from_millis;
-        assert_eq!(outage(&acks, &rows, at(100), at(9_000)), at(9_000));
+        assert_eq!(outage(&acks, &rows, at(100), at(9_000)), (at(0), at(9_000)));
     }
 }

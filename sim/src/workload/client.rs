@@ -134,6 +134,9 @@ impl<S: Servers> Client<S> {
             }
         };
         if let_go {
+            if written.is_none() && self.plan.moves_on {
+                self.favourite = (self.favourite + 1) % self.hosts.len();
+            }
             self.open = None;
         }
     }

@@ -95,6 +95,9 @@ pub struct ClientPlan {
     /// How many operations in a row may go without an answer before it lets a connection go that
     /// is still open.
     pub patience: u32,
+    /// It then begins its search at the next host, and not at the one that did not answer, which
+    /// may still say that it takes writes.
+    pub moves_on: bool,
 }
 
 impl ClientPlan {
@@ -108,6 +111,7 @@ impl ClientPlan {
             timeout: Duration::from_millis(250),
             connect_timeout: Duration::from_millis(100),
             patience: 1,
+            moves_on: false,
         }
     }
 

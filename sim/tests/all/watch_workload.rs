@@ -22,6 +22,8 @@ struct Stage {
     primary: Option<NodeId>,
     /// Whose sessions answer nothing at the moment.
     silent: BTreeSet<NodeId>,
+    /// Who says that it takes writes, and answers none.
+    stalled: Option<NodeId>,
     rows: Vec<Row>,
 }
 
@@ -67,6 +69,9 @@ impl Servers for Pair {
 impl Session for Seat {
     async fn write(&self, row: Row) -> Written {
         self.stage.reach(self.server).await;
+        if self.stage.0.lock().expect("one thread").stalled == Some(self.server) {
+            std::future::pending::<()>().await;
+        }
         let mut stage = self.stage.0.lock().expect("one thread");
         if stage.primary != Some(self.server) {
             return Written::Refused;
@@ -82,7 +87,8 @@ impl Session for Seat {
     }
 
     fn is_writable(&self) -> bool {
-        self.stage.0.lock().expect("one thread").primary == Some(self.server)
+        let stage = self.stage.0.lock().expect("one thread");
+        [stage.primary, stage.stalled].contains(&Some(self.server))
     }
 
     fn is_broken(&self) -> bool {
@@ -163,4 +169,25 @@ fn the_same_seed_gives_the_same_history_and_another_seed_another_one() {
     let operations = |seed| takeover(seed).0.history(|history| history.operations().to_vec());
     assert_eq!(operations(3), operations(3));
     assert_ne!(operations(3), operations(4));
+}
+
+#[test]
+fn one_that_moves_on_is_not_held_by_a_server_that_says_yes_and_commits_nothing() {
+    let told_by_the_second = |moves_on| {
+        let runtime = Runtime::with_seed_and_config(5, madsim::Config::default());
+        runtime.block_on(async move {
+            let (pair, workload) = (Pair::default(), Workload::new(Streams::new(5)));
+            pair.change(|stage| {
+                stage.primary = Some(NodeId(2));
+                stage.stalled = Some(NodeId(1));
+            });
+            let plan = ClientPlan { moves_on, ..ClientPlan::quick_writer(0, THINK) };
+            workload.start(&pair, plan, &[NodeId(1), NodeId(2)]);
+            sleep(Duration::from_secs(2)).await;
+            workload.stop();
+            workload.history(|history| history.count(Ended::Acknowledged))
+        })
+    };
+    assert_eq!(told_by_the_second(false), 0);
+    assert!(told_by_the_second(true) > 10);
 }

@@ -208,6 +208,14 @@ fn plan(base: &Plan, (mode, frozen): Case, cell: Cell, (phase, phases): (u32, u3
         plan.events.push(PlanEvent { at, fault: frozen.fault(), lasts: Some(lasts) });
     }
     plan.events.sort_by_key(|event| event.at);
+    // Each has a file of its own, should it be kept.
+    let word = |name: &str| name.replace(", ", "-").replace(' ', "-");
+    plan.name = format!(
+        "envelope-{}-{}-{drift}ppm-{}ms",
+        word(mode.name()),
+        word(frozen.name()),
+        lasts.as_millis()
+    );
     plan.claim = format!(
         "{}: a clock {} slow, {} frozen for {}.",
         mode.name(),
