@@ -31,7 +31,7 @@ pub fn missing(program: &Path) -> Vec<String> {
              the container"
         ));
     }
-    if let Err(error) = Installation::find(None) {
+    if let Err(error) = Installation::find(None, None) {
         missing.push(format!("{error} (ci/install does)"));
     }
     if !program.is_file() {

@@ -7,6 +7,11 @@
 
 use std::time::Duration;
 
+use sim::scenario::{Fault, LinkFlaw, Plan, PlanEvent};
+use sim::workload::ClientPlan;
+
+use crate::lab::Cables;
+
 /// Added to `writable_within` and `writable_after`: what an election, a promotion and a client's
 /// next round may wait for a core, at worst seen with two clusters at a time; it holds with the
 /// four of the gate, too.
@@ -15,6 +20,20 @@ pub const WRITABLE: Duration = Duration::from_millis(1_500);
 /// How late a guard may be after a thaw. Its processes are woken one after the other, and each then
 /// waits for a core.
 pub const GUARD_WAKES: Duration = Duration::from_millis(200);
+
+/// How late an answer may be heard: whoever waits for it waits for a core, and where packets are
+/// lost or late, for as long as the most patient client does.
+#[must_use]
+pub fn answers(plan: &Plan) -> Duration {
+    let patient = ClientPlan::patient_writer(0, Duration::ZERO).timeout;
+    let is_lossy =
+        |event: &PlanEvent| matches!(&event.fault, Fault::Link { flaw: LinkFlaw::Loss { .. }, .. });
+    match Cables::of(plan) {
+        Cables::Carried => patient * WAITS,
+        Cables::Plain if plan.events.iter().any(is_lossy) => patient,
+        Cables::Plain => Duration::from_millis(500),
+    }
+}
 
 /// Added to how long an overlap may last, where a scenario bounds it.
 pub const OVERLAP: Duration = Duration::from_millis(200);

@@ -73,8 +73,8 @@ pub trait Machines {
     /// Puts a disk into exactly this state.
     fn set_disk(&self, node: NodeId, flaws: &DiskFlaws);
     /// Switches a flaw of a Postgres on or off. `WalRecycled` is only ever switched on: it is an
-    /// event.
-    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool);
+    /// event. `false` where there was nothing to be broken.
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) -> bool;
     /// Switches a flaw of a manager's connections on or off; `HalfOpen` is an event, and only ever
     /// switched on. `false` where nothing was there to be broken.
     fn set_sockets(&self, node: NodeId, flaw: SocketFlaw, on: bool) -> bool;
@@ -333,8 +333,8 @@ impl<'a, M: Machines> Nemesis<'a, M> {
                 (true, Some(Undo::Disk(node)))
             }
             Fault::Postgres { flaw, .. } => {
-                let hit = self.machines.keeps_data(node);
-                self.machines.set_postgres(node, *flaw, true);
+                let hit =
+                    self.machines.keeps_data(node) && self.machines.set_postgres(node, *flaw, true);
                 if *flaw == PostgresFlaw::WalRecycled {
                     return (hit, None);
                 }

@@ -39,7 +39,7 @@ use axum::routing::{MethodRouter, get, patch, post};
 pub use access::{Access, Caller, TokenCheck};
 pub use board::{BY_SNAPSHOT, RoleChange, Snapshot, StatusBoard};
 pub use counters::Counters;
-pub use operator::{Desk, Operator, OrderEnd, Reported, Vet};
+pub use operator::{Desk, NOTHING_ORDERED, Operator, OrderEnd, Reported, Vet};
 pub use status::{MemberStatus, Status};
 
 use crate::ha::Chore;

@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// How long somebody is looked for who takes the order at all.
 const NOBODY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How a refusal begins that says nothing of the order: another member may take it.
+pub const NOTHING_ORDERED: &str = "nothing was ordered";
+
 /// How an order ended, for whoever gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrderEnd {
@@ -85,7 +88,7 @@ pub trait Desk: Send + Sync + 'static {
     /// Asks whoever leads what the members last said; a sentence where nobody answers.
     fn reports(&self) -> BoxFuture<'_, Result<Reported, String>>;
     /// Asks a member to do something to its own Postgres: what it will do, or why not.
-    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>>;
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, OrderEnd>;
     /// Whether this machine could live with such settings, and if not, why.
     fn vet(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), String>>;
     /// Asks a machine that is to be admitted which store it runs on.
@@ -160,9 +163,10 @@ where
 
     async fn follow_up(&self, id: CommandId, order: Order) -> OrderEnd {
         if self.board.snapshot().control.cluster.is_empty() {
-            let why = "nothing was ordered: the cluster is not founded yet, or this machine is no \
-                       member of it yet; then ask a member";
-            return OrderEnd::Refused(why.into());
+            return OrderEnd::Refused(format!(
+                "{NOTHING_ORDERED}: the cluster is not founded yet, or this machine is no member \
+                 of it yet; then ask a member"
+            ));
         }
         let began = self.clock.now();
         let mut taken = false;
@@ -198,7 +202,7 @@ where
                 id.0
             ))
         } else {
-            OrderEnd::Refused(format!("nothing was ordered: {last}"))
+            OrderEnd::Refused(format!("{NOTHING_ORDERED}: {last}"))
         }
     }
 
@@ -305,14 +309,19 @@ where
         .boxed()
     }
 
-    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>> {
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, OrderEnd> {
         async move {
-            let peer = self.member(node).ok_or_else(|| format!("{node} is no member"))?;
+            let Some(peer) = self.member(node) else {
+                return OrderEnd::Refused(format!("{node} is no member"));
+            };
             match self.network.call(&peer, Request::Chore(chore), ASK_DEADLINE).await {
-                Ok(Response::TakenOn(what)) => Ok(what),
-                Ok(Response::Refused(why)) => Err(why),
-                Ok(_) => Err(format!("{node} answers another question")),
-                Err(why) => Err(why.to_string()),
+                Ok(Response::TakenOn(what)) => OrderEnd::Done(what),
+                Ok(Response::Refused(why)) => OrderEnd::Refused(why),
+                Ok(_) => OrderEnd::Refused(format!("{node} answers another question")),
+                Err(why) if why.outcome_unknown() => {
+                    OrderEnd::Unknown(format!("{node} may do it, or not: {why}"))
+                }
+                Err(why) => OrderEnd::Refused(why.to_string()),
             }
         }
         .boxed()

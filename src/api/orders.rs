@@ -140,12 +140,13 @@ pub(super) async fn chore(
 ) -> Result<Response, Refusal> {
     let mut fields = Fields(object(body).await?);
     let node = fields.node("node")?.unwrap_or(sources.board.snapshot().node);
-    // A repetition is harmless, so the name is of no use; nor is Patroni's word for haste.
+    // It is not agreed on, so the name is of no use; nor is Patroni's word for haste.
     let _ = (fields.id(&*sources.desk)?, fields.flag("force")?);
     fields.end()?;
     match sources.desk.chore(node, chore).await {
-        Ok(what) => Ok(with_json(StatusCode::OK, &json!({ "message": what }))),
-        Err(why) => Err(Refusal::new(StatusCode::CONFLICT, why)),
+        OrderEnd::Done(what) => Ok(with_json(StatusCode::OK, &json!({ "message": what }))),
+        OrderEnd::Refused(why) => Err(Refusal::new(StatusCode::CONFLICT, why)),
+        OrderEnd::Unknown(why) => Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, why)),
     }
 }
 

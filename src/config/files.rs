@@ -9,6 +9,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+
 use crate::os::net::{Certificates, TlsError, examine_certificate};
 use crate::os::postgres::{Account, Installation, PostgresPlan, ServerTls, read_secret};
 
@@ -66,8 +68,9 @@ impl Loaded {
             return Ok(None);
         };
         let config = &self.config;
-        let installation = Installation::find(postgres.bin_dir.as_deref())
-            .map_err(|error| config.wrong("postgres.bin_dir", error.to_string()))?;
+        let found = Installation::find(postgres.bin_dir.as_deref(), Some(&postgres.data_dir));
+        let installation =
+            found.map_err(|error| config.wrong("postgres.bin_dir", error.to_string()))?;
         let account = rustix::process::geteuid().is_root().then(|| {
             Account::named(&postgres.user).ok_or_else(|| {
                 config.wrong(
@@ -118,6 +121,7 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Loaded, BadCon
     let config = read(&name, &text, overrides)?;
     check::directories(&config, &real)?;
     programs(&config)?;
+    room_beside_the_data(&config)?;
     if let Some(device) = config.watchdog.as_ref().filter(|device| !device.exists()) {
         return Err(config.wrong(
             "guard.watchdog",
@@ -178,12 +182,33 @@ fn real(path: &Path) -> PathBuf {
 fn programs(config: &Config) -> Result<(), BadConfig> {
     let bin_dir = config.postgres.as_ref().and_then(|postgres| postgres.bin_dir.as_ref());
     let Some(bin_dir) = bin_dir else { return Ok(()) };
-    Installation::find(Some(bin_dir)).map(|_| ()).map_err(|error| {
+    Installation::find(Some(bin_dir), None).map(|_| ()).map_err(|error| {
         config.wrong(
             "postgres.bin_dir",
             format!("{error}; correct the path, or remove the line to have them looked for"),
         )
     })
+}
+
+/// A new directory is made beside the old one, and takes its place by a rename.
+fn room_beside_the_data(config: &Config) -> Result<(), BadConfig> {
+    let Some(postgres) = &config.postgres else { return Ok(()) };
+    if !is_mount_point(&postgres.data_dir) {
+        return Ok(());
+    }
+    Err(config.wrong(
+        "postgres.data_dir",
+        format!(
+            "{} is a mount point, which no copy can take the place of; name a folder below it",
+            postgres.data_dir.display()
+        ),
+    ))
+}
+
+/// Whether something is mounted there, as far as the kernel tells.
+fn is_mount_point(path: &Path) -> bool {
+    let seen = statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS);
+    seen.is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 fn certificates(config: &Config) -> Result<Option<Certificates>, BadConfig> {
@@ -425,6 +450,16 @@ mod tests {
             &["`postgres` cannot be run", "looked for"],
         );
         folder.refuses("guard.watchdog = \"@/dog\"", 7, &["there is no", "modprobe softdog"]);
+    }
+
+    #[test]
+    fn a_data_directory_that_could_not_be_replaced_is_refused() {
+        assert!(is_mount_point(Path::new("/proc")));
+        let folder = Folder::new("mounted");
+        assert!(!is_mount_point(&folder.path("data")) && !is_mount_point(Path::new("/nowhere")));
+        fs::remove_dir(folder.path("data")).unwrap();
+        symlink("/proc", folder.path("data")).unwrap();
+        folder.refuses("", 5, &["is a mount point", "name a folder below it"]);
     }
 
     #[test]

@@ -198,7 +198,8 @@ pub(crate) const KEYS: &[Key] = &[
         "postgres.data_dir",
         Path,
         Open("\"/var/lib/postgresql/main\""),
-        "The data directory; needed unless this member is a witness.",
+        "The data directory; needed unless this member is a witness. No mount point: a copy takes \
+         its place.",
     ),
     key(
         "postgres.secret_file",
@@ -236,7 +237,8 @@ pub(crate) const KEYS: &[Key] = &[
         "postgres.hba",
         Lines,
         Value("[]"),
-        "Lines for pg_hba.conf: which clients may come, from where, and how they prove it.",
+        "Lines for pg_hba.conf, before those that the data directory has: which clients may \
+         come, from where, and how they prove it.",
     ),
     key(
         "postgres.parameters.NAME",

@@ -167,6 +167,8 @@ impl ControlState {
         }
         member.priority = priority;
         member.no_failover = no_failover;
+        let chosen = if no_failover { "is not to be chosen" } else { "may be chosen" };
+        self.note(format!("{node} {chosen}, with priority {priority}"));
         Ok(OrderOutcome::Done(String::new()))
     }
 }

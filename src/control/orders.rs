@@ -9,7 +9,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 
 use super::apply::{Applied, Verdict};
 use super::command::{Order, VacateReason};
-use super::settings::{Mode, SettingsChange};
+use super::settings::{Mode, Settings, SettingsChange};
 use super::state::{ControlState, Handover, HandoverKind, ORDERS_MAX, OrderOutcome, OrderRecord};
 
 impl ControlState {
@@ -199,8 +199,11 @@ impl ControlState {
             };
         }
         next.version += 1;
+        let what = changed(change, &self.settings);
         self.settings = next;
-        Ok(OrderOutcome::Done(format!("settings version {}", self.settings.version)))
+        let told = format!("settings version {}", self.settings.version);
+        self.note(if what.is_empty() { told.clone() } else { format!("{told}: {what}") });
+        Ok(OrderOutcome::Done(told))
     }
 
     fn settle_order(&mut self, id: CommandId, outcome: OrderOutcome) {
@@ -221,6 +224,26 @@ impl ControlState {
             self.forgotten = self.forgotten.max(Some(oldest.id));
         }
     }
+}
+
+/// What a change changes, for the history. The values of parameters may be nobody's business.
+fn changed(change: &SettingsChange, before: &Settings) -> String {
+    let SettingsChange { expected_version: _, mode, timing, max_lag_bytes, parameters } = change;
+    let mut told = Vec::new();
+    told.extend(mode.map(|mode| match mode {
+        Mode::Async => "mode async".to_owned(),
+        Mode::QuorumSync => "mode quorum-sync".to_owned(),
+    }));
+    told.extend(timing.as_ref().map(|timing| {
+        let same = timing.lease_ms == before.timing.lease_ms;
+        if same { "timing".into() } else { format!("a lease of {} ms", timing.lease_ms) }
+    }));
+    told.extend(max_lag_bytes.map(|bytes| format!("max_lag_bytes {bytes}")));
+    told.extend(parameters.iter().map(|(name, value)| match value {
+        Some(_) => format!("{name} set"),
+        None => format!("{name} removed"),
+    }));
+    told.join(", ")
 }
 
 /// Why quorum-sync is refused.

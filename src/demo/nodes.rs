@@ -63,7 +63,7 @@ enum Process {
 impl Nodes {
     /// Makes a folder and starts the nodes in it.
     pub(super) fn start(mode: Mode) -> Result<Self, String> {
-        let installation = Installation::find(None).map_err(|_| no_postgres())?;
+        let installation = Installation::find(None, None).map_err(|_| no_postgres())?;
         remove_those_of_the_dead();
         let folder = std::env::temp_dir().join(format!("{NAME}{}", std::process::id()));
         let told = |error: io::Error| format!("{}: {error}", folder.display());

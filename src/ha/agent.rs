@@ -20,6 +20,8 @@ use super::role::Role;
 /// How long a server may not answer before it is ended: longer than a busy moment, far shorter
 /// than a person's patience.
 pub(super) const HUNG_LIMIT: Duration = Duration::from_millis(1_000);
+/// How long nothing is said again of what changes at every look.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
 /// How many crashes within [`RESTART_WINDOW`] are answered by a restart in place.
 pub(super) const RESTARTS_MAX: usize = 3;
 /// See [`RESTARTS_MAX`].
@@ -72,6 +74,9 @@ pub(super) struct Agent {
     pub(super) looking: Option<(ActionId, Moment)>,
     /// Since when every look has failed.
     pub(super) blind_since: Option<Moment>,
+    /// Why not, as the last attempt said.
+    pub(super) blind_why: String,
+    blind_told: Option<Moment>,
     /// A stop has returned, and nobody has looked since.
     pub(super) ended: bool,
     /// Looks that were asked for before this instant may show what is no longer so.
@@ -148,6 +153,8 @@ impl Agent {
             observed: None,
             looking: None,
             blind_since: None,
+            blind_why: String::new(),
+            blind_told: None,
             ended: false,
             stale_before: Moment::default(),
             lease: None,
@@ -257,6 +264,24 @@ impl Agent {
     pub(super) fn note_replaced(&mut self) {
         self.forget_starvation();
         self.ended_at = None;
+    }
+
+    /// A look has failed. Returns what is to be said, where that is news and was not just said.
+    pub(super) fn note_blind(&mut self, why: &str, now: Moment) -> Option<String> {
+        let known = self.blind_since.is_some() && self.blind_why == why;
+        let lately = self.blind_told.is_some_and(|told| now.since(told) < SAY_AGAIN);
+        self.blind_since.get_or_insert(now);
+        why.clone_into(&mut self.blind_why);
+        if known || lately {
+            return None;
+        }
+        self.blind_told = Some(now);
+        Some(format!("its Postgres {}", self.unseen_because()))
+    }
+
+    /// In words, why nothing is known of Postgres.
+    pub(super) fn unseen_because(&self) -> String {
+        format!("cannot be looked at: {}", self.blind_why)
     }
 
     /// Whether Postgres cannot be looked at, for longer than a busy moment.

@@ -21,7 +21,8 @@ impl Core {
             self.agent.looking.is_some_and(|(_, since)| self.now.since(since) < LOOK_LIMIT);
         if !under_way {
             if self.agent.looking.is_some() {
-                self.agent.blind_since.get_or_insert(self.now);
+                let news = self.agent.note_blind("it does not answer", self.now);
+                actions.extend(news.map(Action::Say));
             }
             let id = self.next_action_id();
             self.agent.looking = Some((id, self.now));
@@ -41,15 +42,18 @@ impl Core {
         };
         match outcome {
             Outcome::Done(observation) => self.take_observation(observation, asked, actions),
-            Outcome::Failed(_) | Outcome::Unknown => {
-                self.agent.blind_since.get_or_insert(self.now);
-                self.agent.trouble = Some("its Postgres cannot be looked at".into());
-                self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
-            }
+            Outcome::Failed(why) => self.on_blind(&why.to_string(), actions),
+            Outcome::Unknown => self.on_blind("it does not answer", actions),
         }
         if asked < self.agent.stale_before {
             self.look(actions);
         }
+    }
+
+    fn on_blind(&mut self, why: &str, actions: &mut Vec<Action>) {
+        actions.extend(self.agent.note_blind(why, self.now).map(Action::Say));
+        self.agent.trouble = Some(format!("its Postgres {}", self.agent.unseen_because()));
+        self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
     }
 
     fn take_observation(

@@ -108,12 +108,12 @@ impl Core {
     pub(super) fn why_end_unseen(&self) -> Option<String> {
         let idle = self.agent.busy.is_none();
         let end = self.is_holder() && self.agent.is_blind(self.now) && idle && !self.is_down();
-        end.then(|| "it cannot be looked at".into())
+        end.then(|| format!("it {}", self.agent.unseen_because()))
     }
 
     /// What a holder proposes that cannot look at its Postgres and has ended it.
     pub(super) fn release_unseen(&self) -> Option<Command> {
-        let why = VacateReason::PostgresFailed("it cannot be looked at".into());
+        let why = VacateReason::PostgresFailed(format!("it {}", self.agent.unseen_because()));
         let epoch = self.control.primacy.epoch;
         (self.is_holder() && self.agent.is_blind(self.now))
             .then_some(Command::Release { epoch, why })

@@ -5,7 +5,7 @@ use pg_replica::os::postgres::{Account, Installation};
 
 /// The server programs. Where there are none a test fails, unless somebody said that this is known.
 pub(crate) fn installation() -> Option<Installation> {
-    match Installation::find(None) {
+    match Installation::find(None, None) {
         Ok(installation) => Some(installation),
         Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
             eprintln!("left out: {why}");

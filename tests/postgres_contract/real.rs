@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use pg_replica::env::{Postgres, Side, StopHow};
+use pg_replica::env::{Postgres, Side, StartAs, StopHow, SyncNames};
 use pg_replica::ids::{Epoch, NodeId, Timeline};
 use pg_replica::os::authority::{Wanted, provide};
 use pg_replica::os::guard::end_postgres;
@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 
-use super::ground::{Ground, Wrote};
+use super::ground::{Ground, Wrote, found, join, start_behind, upstream};
 use super::machine::{account, free_ports, installation};
 
 /// Small, and with nothing outside of the directory that a killed server would leave behind.
@@ -302,4 +302,47 @@ impl Ground for Real {
     async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
     }
+}
+
+/// No copy mends it: a start that failed for good would copy the database again and again.
+#[test]
+fn what_another_version_made_is_not_started_and_not_given_up() {
+    run(2, async |ground| {
+        found(&ground, 1, SyncNames::default()).await;
+        join(&ground, 2, 1, 1).await;
+        let server = ground.server(2);
+        server.stop(StopHow::Fast).await.unwrap();
+        let version = ground.plan(2).data.join("PG_VERSION");
+        let made_by = fs::read_to_string(&version).unwrap();
+        fs::write(&version, "9\n").unwrap();
+        let source = upstream(&ground, 1, 1);
+        let behind = StartAs::Standby { upstream: Some(source.clone()) };
+        for failed in [server.start(&behind).await, server.rewind(&source).await.map(|_| ())] {
+            let why = failed.unwrap_err();
+            assert!(why.is_transient(), "{why}");
+            assert!(why.to_string().contains("was made by PostgreSQL 9"), "{why}");
+        }
+        fs::write(&version, made_by).unwrap();
+        start_behind(&ground, 2, &source).await;
+    });
+}
+
+/// The lines of the node's file are obeyed as they are now, and not as they were at the founding.
+#[test]
+fn who_may_come_is_what_the_file_says_at_the_next_start() {
+    run(1, async |mut ground| {
+        found(&ground, 1, SyncNames::default()).await;
+        assert!(ground.client(1).await.is_some());
+        ground.server(1).stop(StopHow::Fast).await.unwrap();
+        ground.servers[0].0.access = vec!["local all postgres reject".into()];
+        ground.start_manager_anew(1);
+        let how = StartAs::Primary { epoch: Epoch(1), sync: SyncNames::default() };
+        ground.server(1).start(&how).await.unwrap();
+        ground.server(1).admit().await.unwrap();
+        assert!(ground.client(1).await.is_none());
+        ground.servers[0].0.access = vec!["local all postgres believe".into()];
+        ground.start_manager_anew(1);
+        let why = ground.server(1).admit().await.unwrap_err();
+        assert!(why.to_string().contains("believe") && why.is_transient(), "{why}");
+    });
 }

@@ -86,6 +86,18 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether whoever writes to it waits.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// Whether nothing more fits onto it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Begins or ends a time in which nothing more fits onto it.
     pub fn set_full(&mut self, full: bool) -> io::Result<()> {
         if self.full == full {

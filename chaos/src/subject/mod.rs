@@ -55,6 +55,15 @@ pub struct View {
     pub in_step: bool,
 }
 
+/// What the members agreed on.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// In the order of time.
+    pub entries: Vec<Entry>,
+    /// What is wrong with it in itself: the invariant, and why.
+    pub wrongs: Vec<(&'static str, String)>,
+}
+
 /// An entry of what the members agreed on, as one of them applied it.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -146,7 +155,7 @@ pub trait Subject: Send + Sync {
         _members: Vec<NodeId>,
         _lost: BTreeSet<NodeId>,
         _began: Duration,
-    ) -> Later<'_, Result<Vec<Entry>, String>> {
+    ) -> Later<'_, Result<Record, String>> {
         Box::pin(async { Err("this kind of cluster keeps no record of what it agreed on".into()) })
     }
 }

@@ -73,7 +73,7 @@ impl Programs {
 
     /// Links and door-keepers.
     pub(super) fn lay_out(&self) -> io::Result<()> {
-        let installed = Installation::find(None).map_err(io::Error::other)?;
+        let installed = Installation::find(None, None).map_err(io::Error::other)?;
         let real = installed.program("postgres");
         let real = real.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(&self.folder)?;

@@ -3,15 +3,16 @@
 //! The oracle is told the same facts as in the simulator, from other sources: what the members
 //! agreed on from their own stores, who became primary with which rows and what was acknowledged
 //! from the side channels and the clients. Leases are the one thing that nobody can see from
-//! outside: each is taken to last as long as its epoch, but for a holder that stood still and lost
-//! its epoch meanwhile, whose lease ended one lease after it was frozen at the latest.
+//! outside: each is taken to have ended when the next holder was elected because it had; one lease
+//! later, where the election needed no clock; and one lease after a holder that stood still was
+//! frozen, where it lost its epoch meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pg_replica::control::{Applied, Command, ControlState, OrderOutcome};
+use pg_replica::control::{Applied, Clearance, Command, ControlState, OrderOutcome};
 use pg_replica::env::{SyncNames, TimelineBirth};
 use pg_replica::ha::RaftView;
 use pg_replica::ids::{CommandId, Epoch, Lsn, NodeId, SystemId, Term, Timeline};
@@ -26,7 +27,7 @@ use super::sight::Last;
 use super::tale::{Ack, Frozen, Led, Shown};
 use super::{World, remains};
 use crate::slack;
-use crate::subject::Entry;
+use crate::subject::{Entry, Record};
 
 /// One thing that happened. At the same instant the earlier kind comes first.
 #[derive(Clone, Debug)]
@@ -87,16 +88,15 @@ pub(super) async fn settle(
     }
     let lost_disks = lock(&world.tale).disks_lost.iter().map(|(node, _)| *node).collect();
     let recorded = world.subject.record(world.hosts_ever(), lost_disks, world.wall_at_start());
-    let entries = match recorded.await {
-        Ok(entries) => entries,
+    let Record { entries, wrongs } = match recorded.await {
+        Ok(record) => record,
         Err(why) => {
-            tell("laboratory", why);
+            tell(super::LABORATORY, why);
             return found;
         }
     };
-    for what in entries.iter().filter_map(said_otherwise) {
-        tell("I8", what);
-    }
+    let otherwise = entries.iter().filter_map(said_otherwise).map(|what| ("I8", what));
+    wrongs.into_iter().chain(otherwise).for_each(|(invariant, what)| tell(invariant, what));
     let mut primacies = primacies(&entries);
     primacies.extend(unrecorded(world, &entries, &primacies));
     primacies.sort_by_key(|primacy| primacy.epoch);
@@ -115,7 +115,9 @@ pub(super) async fn settle(
     measured.overlap = overlap(&told, &begun, &frozen);
     let newest = entries.iter().max_by_key(|entry| entry.state.version);
     let newest = newest.map(|entry| entry.state.clone()).unwrap_or_default();
-    let leases = leases(&primacies, &frozen, &newest);
+    let longest = Duration::from_millis(newest.settings.longest_lease_ms);
+    let mut leases = leases(&elections(&entries), &frozen, longest, slack::answers(&world.plan));
+    wait_for_late_words(&mut leases, &told, &begun);
     let items = in_order(world, told, shown(world, &primacies), begun, entries, &frozen, &newest);
 
     let rows: Option<Vec<Row>> =
@@ -442,7 +444,12 @@ fn beginnings(
         let older = last.rows.iter().filter(|(_, written)| *written < timeline);
         Some(older.map(|(row, _)| *row).collect())
     };
-    primacies.iter().filter_map(|p| Some((p.clone(), rows_of(p)?))).collect()
+    let systems = lock(&world.tale).systems.clone();
+    let as_seen = |primacy: &Primacy| {
+        let seen = systems.get(&(primacy.holder, primacy.birth.timeline));
+        Primacy { system: seen.copied().unwrap_or(primacy.system), ..primacy.clone() }
+    };
+    primacies.iter().filter_map(|p| Some((as_seen(p), rows_of(p)?))).collect()
 }
 
 /// For how long commits that waited for nobody were acknowledged after a later epoch's first one. A
@@ -471,27 +478,58 @@ fn overlap(
     longest
 }
 
-/// How long each epoch's lease can have lasted, where that is not as long as the epoch.
-fn leases(
-    primacies: &[Primacy],
-    frozen: &[Frozen],
-    newest: &ControlState,
-) -> BTreeMap<Epoch, Duration> {
-    let lease = newest.settings.timing.lease();
-    let mut ends = BTreeMap::new();
-    for pair in primacies.windows(2) {
-        let [held, next] = pair else { continue };
-        let stood = frozen.iter().find(|f| {
-            f.node == held.holder
-                && f.since >= held.elected
-                && f.since <= next.elected
-                && next.elected <= f.until + lease
-        });
-        if let Some(stood) = stood {
-            ends.insert(held.epoch, stood.since + lease);
+/// Who was elected for each epoch, when, and why the holder before was harmless.
+fn elections(entries: &[Entry]) -> BTreeMap<Epoch, (Duration, NodeId, Clearance)> {
+    let mut all = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.applied == Applied::Done) {
+        if let Command::Elect { after, holder, clearance, .. } = &entry.command {
+            let election = (entry.at, *holder, clearance.clone());
+            all.entry(after.next()).or_insert(election);
         }
     }
+    all
+}
+
+/// When the lease of each epoch had ended at the latest that was followed by another one.
+fn leases(
+    elections: &BTreeMap<Epoch, (Duration, NodeId, Clearance)>,
+    frozen: &[Frozen],
+    lease: Duration,
+    answers: Duration,
+) -> BTreeMap<Epoch, Duration> {
+    let mut ends = BTreeMap::new();
+    let followed = elections.iter().zip(elections.values().skip(1));
+    for ((epoch, (elected, holder, _)), (next, _, clearance)) in followed {
+        let stood = frozen.iter().find(|f| {
+            let outlasted = f.until >= f.since + lease && *next <= f.until + lease;
+            f.node == *holder && (*elected..=*next).contains(&f.since) && outlasted
+        });
+        let end = match (stood, clearance) {
+            (Some(stood), _) => stood.since + lease,
+            (None, Clearance::Quorum) => *next + lease,
+            (None, Clearance::LeaseOver | Clearance::Stopped) => *next + answers,
+        };
+        ends.insert(*epoch, end);
+    }
     ends
+}
+
+/// What every later primary has was acknowledged in time, however late the word of it was heard.
+fn wait_for_late_words(
+    leases: &mut BTreeMap<Epoch, Duration>,
+    told: &[Acknowledged],
+    begun: &[(Primacy, Vec<Row>)],
+) {
+    let begun: Vec<(Epoch, BTreeSet<Row>)> =
+        begun.iter().map(|(p, rows)| (p.epoch, rows.iter().copied().collect())).collect();
+    for ack in told {
+        let mut later = begun.iter().filter(|(epoch, _)| *epoch > ack.epoch);
+        if let Some(end) = leases.get_mut(&ack.epoch)
+            && later.all(|(_, rows)| rows.contains(&ack.row))
+        {
+            *end = ack.at.max(*end);
+        }
+    }
 }
 
 /// The thaw, again and again for as long as a guard of a real machine may take to wake up.
@@ -559,6 +597,43 @@ mod tests {
         resolve_held(&mut acks);
         let waited: Vec<u32> = acks.iter().map(|ack| ack.sync.confirmations).collect();
         assert_eq!(waited, [1, 2, 2, 1]);
+    }
+
+    #[test]
+    fn a_lease_is_over_when_the_next_holder_was_elected_because_it_was() {
+        let ms = Duration::from_millis;
+        let elected = |at, node, clearance| (ms(at), NodeId(node), clearance);
+        let elections = BTreeMap::from([
+            (Epoch(1), elected(1_000, 1, Clearance::Stopped)),
+            (Epoch(2), elected(5_000, 2, Clearance::LeaseOver)),
+            (Epoch(3), elected(9_000, 3, Clearance::Quorum)),
+            (Epoch(4), elected(20_000, 1, Clearance::Stopped)),
+        ]);
+        let stood = Frozen { node: NodeId(3), since: ms(12_000), until: ms(25_000) };
+        let mut ends = leases(&elections, &[stood], ms(2_000), ms(300));
+        let expected = [(Epoch(1), ms(5_300)), (Epoch(2), ms(11_000)), (Epoch(3), ms(14_000))];
+        assert_eq!(ends, BTreeMap::from(expected));
+        let shortly = Frozen { until: ms(12_500), ..stood };
+        let without = leases(&elections, &[shortly], ms(2_000), ms(300));
+        assert_eq!(without[&Epoch(3)], ms(20_300), "it renewed its lease after that");
+        let late = |at, number| {
+            let Ack { lsn, sync, .. } = ack(1, 0, &[]);
+            let birth = TimelineBirth { timeline: Timeline(1), born: Epoch(1), begins: Lsn(0) };
+            let row = Row { client: 1, number };
+            Acknowledged { at: ms(at), server: NodeId(1), epoch: Epoch(1), birth, lsn, row, sync }
+        };
+        let next = Primacy {
+            epoch: Epoch(2),
+            holder: NodeId(2),
+            birth: TimelineBirth { timeline: Timeline(2), born: Epoch(2), begins: Lsn(0) },
+            elected: ms(5_000),
+            born: ms(5_000),
+            history: Vec::new(),
+            system: SystemId(1),
+        };
+        let begun = [(next, vec![Row { client: 1, number: 7 }])];
+        wait_for_late_words(&mut ends, &[late(7_000, 7), late(8_000, 8)], &begun);
+        assert_eq!(ends[&Epoch(1)], ms(7_000), "the other row is not there: it was too late");
     }
 
     #[test]

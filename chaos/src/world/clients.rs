@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_replica::ids::{Lsn, NodeId, Timeline};
+use pg_replica::ids::{Lsn, NodeId, SystemId, Timeline};
 use sim::place::Place;
 use sim::streams::lock;
 use sim::witness::Row;
@@ -154,11 +154,23 @@ impl World {
         let old = rows.into_iter().filter(|(_, written)| *written < timeline);
         let old = old.map(|(row, _)| row).collect();
         let branch = timeout(SIDE_PATIENCE, self.branch_of(server, timeline)).await;
+        let system = timeout(SIDE_PATIENCE, self.system_of(server)).await;
         let mut tale = lock(&self.tale);
         tale.beginnings.insert((server, timeline), old);
+        if let Ok(Some(system)) = system {
+            tale.systems.insert((server, timeline), system);
+        }
         if let Ok(Ok(Some(at))) = branch {
             tale.branches.insert((server, timeline), at);
         }
+    }
+
+    /// Which database its directory belongs to.
+    async fn system_of(&self, server: NodeId) -> Option<SystemId> {
+        let (socket, keeper) = (self.subject.socket(server), &self.subject.ground().keeper);
+        let talk = Talk::at(&socket, keeper, "postgres").await.ok()?;
+        let said = talk.ask("select system_identifier from pg_control_system()").await.ok()?;
+        said.into_iter().flatten().flatten().next()?.parse().ok().map(SystemId)
     }
 
     /// Where this timeline of a server's left the one before.

@@ -109,6 +109,10 @@ impl World {
     }
 
     fn end(&self, node: NodeId, process: Process) -> bool {
+        let stalls = self.with_machine(node, |machine| Some(machine.stalls())).unwrap_or_default();
+        if stalls && process != Process::Postgres {
+            self.remark(format!("the disk of {node} lets go for the end of its {process:?}"));
+        }
         let ended = self.with_machine(node, |machine| Some(machine.crash(process)));
         ended.is_some_and(|ended| {
             ended.unwrap_or_else(|error| {
@@ -122,7 +126,9 @@ impl World {
     /// needs space, and this has it begun.
     async fn use_up_log(self: Arc<Self>, node: NodeId) {
         let (socket, keeper) = (self.subject.socket(node), &self.subject.ground().keeper);
-        let Ok(session) = Session::at(&socket, keeper, "postgres").await else { return };
+        let Ok(session) = Session::at(&socket, keeper, "postgres").await else {
+            return self.remark(format!("nobody at {node} has a log to be used up"));
+        };
         let next = "select pg_logical_emit_message(false, 'chaos', 'a file of its own'), \
                     pg_switch_wal()";
         // One that has several in hand needs as many; a standby has no say in it.
@@ -130,6 +136,9 @@ impl World {
             if session.ask(next).await.is_err() {
                 return;
             }
+        }
+        if self.with_machine(node, |machine| Some(machine.is_full())).unwrap_or_default() {
+            self.trouble(&format!("the log of {node} found room for {LOG_FILES_MAX} files more"));
         }
     }
 
@@ -288,22 +297,24 @@ impl Machines for World {
         });
     }
 
-    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) -> bool {
         let done = match means_of(flaw) {
+            Ok(Means::Hang) if on => {
+                *lock(&self.hangs).entry(node).or_default() += 1;
+                return self.pause(node, Process::Postgres, false);
+            }
             Ok(Means::Hang) => {
-                if on {
-                    self.pause(node, Process::Postgres, false);
-                } else {
-                    self.resume(node, Process::Postgres);
-                }
-                return;
+                // However many there were, they end together.
+                let hangs = lock(&self.hangs).remove(&node).unwrap_or_default();
+                (0..hangs).for_each(|_| self.resume(node, Process::Postgres));
+                return true;
             }
             Ok(Means::Fill) => {
                 self.with_disks(node, |disks| disks.data.set_full(on));
                 if on {
                     drop(tokio::spawn(self.itself().use_up_log(node)));
                 }
-                return;
+                return true;
             }
             Ok(Means::Fail(program)) => Programs::of(&self.subject.folder(node)).fail(program, on),
             Err(why) => Err(io::Error::other(why)),
@@ -311,6 +322,7 @@ impl Machines for World {
         if let Err(error) = done {
             self.trouble(&format!("{node} could not be given the flaw {}: {error}", flaw.name()));
         }
+        true
     }
 
     fn set_sockets(&self, _node: NodeId, _flaw: SocketFlaw, _on: bool) -> bool {
@@ -337,6 +349,7 @@ impl Machines for World {
     }
 
     fn heal_everything(&self) {
+        lock(&self.hangs).clear();
         let mut wires = lock(&self.wires);
         let down = std::mem::take(&mut wires.silent);
         (wires.blocks, wires.losses) = (BTreeMap::new(), BTreeMap::new());

@@ -124,10 +124,22 @@ impl Machine {
         self.down.get(&process).copied().unwrap_or_default()
     }
 
+    /// Whether its node waits for a disk, which lets go for the end of a process.
+    pub(super) fn stalls(&self) -> bool {
+        self.disks.as_ref().is_some_and(|disks| disks.store.is_stalled())
+    }
+
+    /// Whether nothing more fits onto its server's disk.
+    pub(super) fn is_full(&self) -> bool {
+        self.disks.as_ref().is_some_and(|disks| disks.data.is_full())
+    }
+
     /// Ends a process, or with `Host` all of them; whether there was one.
     pub(super) fn crash(&mut self, process: Process) -> io::Result<bool> {
-        // Nothing ends that waits for a disk which stalls: its end is what the fault asks for.
-        match self.disks.take() {
+        // Nothing ends that waits for a disk which stalls: its end is what the fault asks for. A
+        // server has nothing there but its own log.
+        let disks = if process == Process::Postgres { None } else { self.disks.take() };
+        match disks {
             None => Ok(self.end(process)),
             Some(mut disks) => {
                 let hit = disks.store.spared(|| self.end(process));

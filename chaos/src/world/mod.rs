@@ -44,6 +44,8 @@ use tale::Tale;
 
 pub use race::heat;
 
+/// What is told as violated where the laboratory did not do what it should.
+const LABORATORY: &str = "laboratory";
 /// How long a cluster may take to be founded, cloned and streaming.
 const COME_UP_LIMIT: Duration = Duration::from_secs(60);
 /// How long the recovery may take once everything has healed, as in the simulator.
@@ -93,6 +95,8 @@ struct World {
     sight: Mutex<Sight>,
     tale: Mutex<Tale>,
     began: Mutex<Duration>,
+    /// How many faults have the server of each hang.
+    hangs: Mutex<BTreeMap<NodeId, u32>>,
     orders_pending: Mutex<u32>,
     order_names: Mutex<BTreeMap<u32, CommandId>>,
     orders_named: Mutex<BTreeMap<CommandId, Order>>,
@@ -141,6 +145,7 @@ impl World {
             sight: Mutex::default(),
             tale: Mutex::default(),
             began: Mutex::default(),
+            hangs: Mutex::default(),
             orders_pending: Mutex::default(),
             order_names: Mutex::default(),
             orders_named: Mutex::default(),
@@ -182,7 +187,7 @@ impl World {
 
     /// The laboratory itself did not do what it should: nothing was proven.
     fn trouble(&self, what: &str) {
-        self.failed("laboratory", what.to_owned());
+        self.failed(LABORATORY, what.to_owned());
     }
 
     /// Makes a machine, starts what it starts by itself, and begins to look at it.
@@ -265,7 +270,9 @@ impl World {
         let plan = account::with_slack(&self.plan);
         let tale = lock(&self.tale);
         found.extend(tale.failed.iter().cloned());
-        let violations = measured.judge(&plan, found);
+        // Where the laboratory failed, what it should have measured says nothing.
+        let broken = found.iter().any(|violation| violation.invariant == LABORATORY);
+        let violations = if broken { found } else { measured.judge(&plan, found) };
         let logs = self.hosts_ever().into_iter().flat_map(|node| {
             let folder = self.subject.folder(node);
             let files = [

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pg_replica::env::SyncNames;
-use pg_replica::ids::{CommandId, Lsn, NodeId, Timeline};
+use pg_replica::ids::{CommandId, Lsn, NodeId, SystemId, Timeline};
 use serde_json::{Value, json};
 use sim::invariants::OrderAnswer;
 use sim::report::Violation;
@@ -73,6 +73,8 @@ pub(super) struct Tale {
     seen: BTreeSet<(NodeId, Timeline, Row)>,
     /// Where such a timeline left the one before, as its server says.
     pub(super) branches: BTreeMap<(NodeId, Timeline), Lsn>,
+    /// Whose data it has, as its server says.
+    pub(super) systems: BTreeMap<(NodeId, Timeline), SystemId>,
     /// When the rows were counted: what was told later is no evidence.
     pub(super) counted: Option<Duration>,
     pub(super) frozen: Vec<Frozen>,

@@ -286,8 +286,9 @@ impl Machines for World {
         });
     }
 
-    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) {
+    fn set_postgres(&self, node: NodeId, flaw: PostgresFlaw, on: bool) -> bool {
         self.with_machine(node, |machine| machine.server.set_flaw(flaw, on));
+        true
     }
 
     fn set_sockets(&self, node: NodeId, flaw: SocketFlaw, on: bool) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pg_replica::api::NOTHING_ORDERED;
 use pg_replica::control::{MemberKind, Order, OrderOutcome};
 use pg_replica::ids::{CommandId, NodeId};
 use pg_replica::os::http::{HttpAnswer, HttpError, HttpRequest};
@@ -104,8 +105,7 @@ impl World {
             200 => known(OrderOutcome::Done(text("message"))),
             // Nobody took it, so it may be given to somebody else; and what is not known may be
             // asked for again.
-            409 if text("error").starts_with("nothing was ordered") => None,
-            409 if text("error").contains("is not founded yet") => None,
+            409 if text("error").starts_with(NOTHING_ORDERED) => None,
             400 | 404 | 409 | 412 => known(OrderOutcome::Refused(text("error"))),
             _ => None,
         }

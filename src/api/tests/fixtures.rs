@@ -242,6 +242,7 @@ pub(crate) struct Fake {
     pub(crate) end: Mutex<Option<OrderEnd>>,
     pub(crate) heard: Mutex<Vec<Heard>>,
     pub(crate) asked: Mutex<u32>,
+    pub(crate) chores: Mutex<u32>,
 }
 
 impl Fake {
@@ -288,11 +289,12 @@ impl Desk for Fake {
         async move { answer }.boxed()
     }
 
-    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, Result<String, String>> {
-        let answer = if node == NodeId(9) {
-            Err("n9 is no member".into())
-        } else {
-            Ok(format!("{chore} of {node}"))
+    fn chore(&self, node: NodeId, chore: Chore) -> BoxFuture<'_, OrderEnd> {
+        *self.chores.lock().unwrap() += 1;
+        let answer = match node {
+            NodeId(9) => OrderEnd::Refused("n9 is no member".into()),
+            NodeId(8) => OrderEnd::Unknown("n8 may do it, or not".into()),
+            _ => OrderEnd::Done(format!("{chore} of {node}")),
         };
         async move { answer }.boxed()
     }

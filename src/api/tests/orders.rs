@@ -82,6 +82,10 @@ async fn a_chore_is_of_the_member_that_is_asked_or_of_another_that_is_named() {
         assert_eq!(status, StatusCode::OK, "{path} {body}");
         assert_eq!(answer["message"], said);
     }
+    for (node, status) in [(9, StatusCode::CONFLICT), (8, StatusCode::GATEWAY_TIMEOUT)] {
+        let (code, _) = site.post("/restart", &format!("{{\"node\": {node}}}")).await;
+        assert_eq!(code, status, "n{node}");
+    }
     assert_eq!(site.desk.ordered(), []);
 }
 

@@ -1,6 +1,5 @@
 //! `node restart`, `node reload`, `node reinit`: what one member does to its own Postgres.
 
-use axum::http::Method;
 use clap::Args as ClapArgs;
 use serde_json::Map;
 
@@ -44,7 +43,7 @@ pub(super) async fn run(args: &Args, chore: Chore, client: &Client) -> Result<()
     }
     let mut body = Map::new();
     body.insert("node".into(), node.clone().into());
-    let answer = client.order(Method::POST, path, body).await?;
+    let answer = client.chore(path, body).await?;
     client.tell(&answer);
     Ok(())
 }

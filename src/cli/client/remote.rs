@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio_rustls::TlsConnector;
 
 use super::terminal::{say, say_json};
+use crate::api::NOTHING_ORDERED;
 use crate::env::{Clock, Entropy};
 use crate::ids::CommandId;
 use crate::os::http::{HttpAnswer, HttpError, HttpRequest, read_token};
@@ -130,21 +131,27 @@ impl Client {
     /// Reads a page.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let tls = self.tls()?;
-        let mut silent = Vec::new();
+        let (mut silent, mut alone) = (Vec::new(), None);
         for place in &self.places {
             let address = &place.address;
             let request = question(path);
             match self.ask(place, tls.as_ref(), request, SHOW_DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
-                    return serde_json::from_slice(&answer.body).map_err(|why| {
-                        Failure::Refused(format!("{address} answers what is not understood: {why}"))
-                    });
+                    let page: Value = understood(address, serde_json::from_slice(&answer.body))?;
+                    if !is_cut_off(&page) {
+                        return understood(address, serde_json::from_value(page));
+                    }
+                    alone = alone.or(Some((address, page)));
                 }
-                Ok(answer) => return Err(refusal(address, answer.status, &answer.body)),
+                Ok(answer) if alone.is_none() => {
+                    return Err(refusal(address, answer.status, &answer.body));
+                }
+                Ok(_) => {}
                 Err(HttpError::NotSent(why) | HttpError::NoAnswer(why)) => silent.push(why),
             }
         }
-        Err(nobody(&silent))
+        let (address, page) = alone.ok_or_else(|| nobody(&silent))?;
+        understood(address, serde_json::from_value(page))
     }
 
     /// Gives an order under a name of its own, to one node after the other until one knows how it
@@ -153,14 +160,34 @@ impl Client {
         &self,
         method: Method,
         path: &str,
+        body: Map<String, Value>,
+    ) -> Result<Value, Failure> {
+        self.give(method, path, body, true).await
+    }
+
+    /// Asks a member to do something to its own Postgres. Nobody agrees on that, so where it may
+    /// have been done nobody is asked again.
+    pub(super) async fn chore(
+        &self,
+        path: &str,
+        body: Map<String, Value>,
+    ) -> Result<Value, Failure> {
+        self.give(Method::POST, path, body, false).await
+    }
+
+    async fn give(
+        &self,
+        method: Method,
+        path: &str,
         mut body: Map<String, Value>,
+        agreed_on: bool,
     ) -> Result<Value, Failure> {
         let (token, tls) = (self.token()?, self.tls()?);
         let id = CommandId::fresh(OsClock.wall_ms(), OsEntropy.next_u64());
         body.insert("id".into(), id.0.into());
         let body = Value::Object(body).to_string().into_bytes();
         let mut silent = Vec::new();
-        let mut perhaps = None;
+        let (mut perhaps, mut not_taken) = (None, None);
         for place in &self.places {
             let address = &place.address;
             let (method, body) = (method.clone(), body.clone());
@@ -172,15 +199,28 @@ impl Client {
                 Ok(answer) if answer.status == 504 => {
                     perhaps = Some(refusal(address, answer.status, &answer.body));
                 }
-                Ok(answer) => return Err(refusal(address, answer.status, &answer.body)),
+                Ok(answer) => match refusal(address, answer.status, &answer.body) {
+                    // Another one may reach whoever leads.
+                    Failure::Refused(why) if why.starts_with(NOTHING_ORDERED) => {
+                        let why = format!("{address}: {why}");
+                        not_taken = not_taken.or(Some(Failure::Refused(why)));
+                    }
+                    other @ (Failure::Refused(_)
+                    | Failure::Usage(_)
+                    | Failure::Unknown(_)
+                    | Failure::Unreachable(_)) => return Err(other),
+                },
                 Err(HttpError::NotSent(why)) => silent.push(why),
                 Err(HttpError::NoAnswer(why)) => {
                     let why = format!("{why}; whether the order was carried out is unknown");
                     perhaps = Some(Failure::Unknown(why));
                 }
             }
+            if perhaps.is_some() && !agreed_on {
+                break;
+            }
         }
-        Err(perhaps.unwrap_or_else(|| nobody(&silent)))
+        Err(perhaps.or(not_taken).unwrap_or_else(|| nobody(&silent)))
     }
 
     /// Asks one of them, if it lives: where there are others to ask, one that is frozen, which
@@ -242,6 +282,15 @@ fn place(address: &str) -> Place {
             Place { address, encrypted: false }
         }
     }
+}
+
+fn understood<T>(address: &str, read: serde_json::Result<T>) -> Result<T, Failure> {
+    read.map_err(|why| Failure::Refused(format!("{address} answers what is not understood: {why}")))
+}
+
+/// Whether a page of the cluster comes from a member that reaches nobody who leads.
+fn is_cut_off(page: &Value) -> bool {
+    page["blind"].is_string() || page.get("leader").is_some_and(Value::is_null)
 }
 
 fn nobody(silent: &[String]) -> Failure {

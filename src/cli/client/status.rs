@@ -125,6 +125,9 @@ fn remarks(status: &Status) -> Vec<String> {
     if status.paused {
         lines.push("paused: there is no automatic failover".into());
     }
+    if let Some(trouble) = &status.trouble {
+        lines.push(format!("{}: {trouble}", status.node));
+    }
     if let Some(doing) = &status.doing {
         lines.push(format!("{} is at: {doing}", status.node));
     }

@@ -8,12 +8,13 @@ use axum::http::Method;
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
-use crate::api::tests::fixtures::{Bench, Fake};
-use crate::api::{Access, MemberStatus, OrderEnd, Status, router};
+use crate::api::tests::fixtures::{Bench, Fake, primary, report};
+use crate::api::{Access, MemberStatus, NOTHING_ORDERED, OrderEnd, Status, router};
 use crate::control::{Mode, Order};
 use crate::env::Clock as _;
 use crate::os::OsClock;
 use crate::os::http::tests::serve_here;
+use crate::runtime::wire::Heard;
 
 use super::{Client, Common, Failure, Verb, config, explain, history, members, status};
 
@@ -94,6 +95,7 @@ fn what_a_table_cannot_hold_stands_below_it() {
         obstacle: Some("too few reports".into()),
         paused: true,
         blind: Some("n3 did not answer in time".into()),
+        trouble: Some("no leader has heard it for 7 s".into()),
         ..cluster()
     };
     let shown = status::text(&troubled);
@@ -102,6 +104,7 @@ fn what_a_table_cannot_hold_stands_below_it() {
         "the last primacy ended: silent",
         "nobody is elected: too few reports",
         "paused: there is no automatic failover",
+        ": no leader has heard it for 7 s",
         "the leader cannot be asked, so news of others may be old: n3 did not answer in time",
     ] {
         assert!(shown.contains(line), "{line} is not in\n{shown}");
@@ -252,6 +255,43 @@ async fn an_order_is_one_order_however_many_nodes_hear_it() {
     let alone = client(&[&one, NOBODY], None);
     let end = alone.order(Method::POST, "/switchover", Map::new()).await.unwrap_err();
     assert_eq!((end.exit_code(), end.to_string().as_str()), (3, "ask again"));
+}
+
+/// It may be cut off, and the next one is not.
+#[tokio::test]
+async fn who_reaches_nobody_is_not_the_last_to_be_asked() {
+    let ((one, first), (two, second)) =
+        (node(Access::default()).await, node(Access::default()).await);
+    let why = format!("{NOTHING_ORDERED}: nobody leads");
+    *first.end.lock().unwrap() = Some(OrderEnd::Refused(why.clone()));
+    let order = |places: &[&str]| {
+        let asks = client(places, None);
+        async move { asks.order(Method::POST, "/switchover", Map::new()).await }
+    };
+    order(&[&one, &two]).await.unwrap();
+    assert_eq!((first.ordered().len(), second.ordered().len()), (1, 1));
+    let refused = order(&[&one, NOBODY]).await.unwrap_err();
+    assert_eq!(refused, Failure::Refused(format!("{one}: {why}")));
+    // What it shows is shown where nobody knows more.
+    let status: Status = client(&[&one, &two], None).get("/status").await.unwrap();
+    assert!(status.blind.is_some());
+    let (sees, third) = node(Access::default()).await;
+    *third.heard.lock().unwrap() = vec![Heard { report: report(1, &primary(1_000)), age_ms: 20 }];
+    let status: Status = client(&[&one, &sees], None).get("/status").await.unwrap();
+    assert_eq!(status.blind, None);
+}
+
+/// What is not agreed on is not asked of another one where it may have been done.
+#[tokio::test]
+async fn a_chore_that_may_have_been_done_is_not_asked_for_again() {
+    let ((one, first), (two, second)) =
+        (node(Access::default()).await, node(Access::default()).await);
+    let asks = client(&[&one, &two], None);
+    let body = |node: &str| Map::from_iter([("node".to_owned(), node.into())]);
+    let end = asks.chore("/restart", body("n8")).await.unwrap_err();
+    assert_eq!((end.exit_code(), end.to_string().as_str()), (3, "n8 may do it, or not"));
+    let asked = |desk: &Fake| *desk.chores.lock().unwrap();
+    assert_eq!((asked(&first), asked(&second)), (1, 0));
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ pub struct Adopted {
 /// `postgresql.conf`, where that is not in the directory and not where Debian puts it.
 pub async fn adopt(plan: &PostgresPlan, configuration: Option<&Path>) -> Result<Adopted, String> {
     let data = plan.data.display();
-    check_startable(plan)?;
+    check_startable(plan).map_err(|why| why.to_string())?;
     check_owner(plan)?;
     if is_running(&plan.data) {
         return Err(format!(
@@ -96,7 +96,8 @@ fn check_unmanaged(plan: &PostgresPlan) -> Result<(), String> {
     let births = Births::read(&plan.data).map_err(|why| why.to_string())?;
     if births.any() {
         return Err(format!(
-            "{} is in the care of a cluster already: it keeps which primacy made it",
+            "{} is in the care of a cluster already: it keeps which primacy made it; where that \
+             cluster is gone and this is a backup of it, docs/operations.md has the way",
             plan.data.display()
         ));
     }

@@ -18,6 +18,7 @@ use crate::os::guard::end_copying;
 
 use super::births::{Births, beside, parse_lsn};
 use super::control_file::ControlFile;
+use super::install::made_by;
 use super::plan::{KEEPER, PostgresPlan, STREAMER};
 use super::server::is_running;
 use super::session::{ask, connect_to};
@@ -33,6 +34,8 @@ const LACKING: &str = "lacking.mark";
 
 /// For a checkpoint of the source's, which may have much to write.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(8);
+/// For a question that costs nothing.
+const VERSION_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Whether the directory needs an upstream to become consistent.
 pub(super) fn lacks_log(data: &Path) -> bool {
@@ -44,23 +47,50 @@ pub(super) fn now_complete(data: &Path) -> io::Result<()> {
     remove(&beside(data, LACKING))
 }
 
-/// Whether a server may be started here, and why not.
-pub(super) fn check_startable(plan: &PostgresPlan) -> Result<(), String> {
+/// Whether a server may be started here, and why not. What only a copy mends is permanent; that the
+/// programs are of another version is not: a copy would be of the same version again.
+pub(super) fn check_startable(plan: &PostgresPlan) -> Result<(), PostgresError> {
+    let data = plan.data.display();
     if beside(&plan.data, REWINDING).exists() {
-        return Err("a rewind of the data directory was cut short: only a copy mends it".into());
+        let why = "a rewind of the data directory was cut short: only a copy mends it";
+        return Err(PostgresError::Permanent(why.into()));
     }
-    let version = fs::read_to_string(plan.data.join("PG_VERSION"))
-        .map_err(|error| format!("{} holds no database: {error}", plan.data.display()))?;
+    let version = match made_by(&plan.data) {
+        Ok(version) => version,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PostgresError::Permanent(format!("{data} holds no database")));
+        }
+        Err(error) => {
+            let why = format!("which version made {data} cannot be read: {error}");
+            return Err(PostgresError::Transient(why));
+        }
+    };
     let major = plan.installation.major();
-    if version.trim() != major.to_string() {
-        return Err(format!(
-            "{} was made by PostgreSQL {}, and the programs are of {major}: set postgres.bin_dir \
-             to that version's, or upgrade the directory with pg_upgrade",
-            plan.data.display(),
-            version.trim()
-        ));
+    if version != major {
+        return Err(PostgresError::Transient(format!(
+            "{data} was made by PostgreSQL {version}, and the programs are of {major}: install \
+             that version's and set postgres.bin_dir to them"
+        )));
     }
     Ok(())
+}
+
+/// A copy is of its source's version, whichever programs make it.
+async fn check_version_of(plan: &PostgresPlan, source: &Upstream) -> Result<(), PostgresError> {
+    let client = connect_to(plan, &source.address).await?;
+    let question = client.query_one("select current_setting('server_version_num')::int4", &[]);
+    let answer = ask(question, VERSION_DEADLINE).await.map_err(PostgresError::from);
+    // Nothing was begun yet whose outcome could be unknown.
+    let number: i32 = answer.map_err(|why| PostgresError::Transient(why.to_string()))?.get(0);
+    let (theirs, ours) = (number.unsigned_abs() / 10_000, plan.installation.major());
+    if theirs == ours {
+        return Ok(());
+    }
+    Err(PostgresError::Transient(format!(
+        "{} runs PostgreSQL {theirs}, and the programs here are of {ours}: install that version's \
+         and set postgres.bin_dir to them",
+        source.node
+    )))
 }
 
 /// Notes that a server was started here: from now on there may be somebody's data.
@@ -93,7 +123,6 @@ pub(super) async fn initialise(
         .args(["--no-instructions"]);
     run(command).await?;
     make_roles(plan, &fresh).await?;
-    add_access(plan, &fresh).map_err(transient)?;
     Births::first(epoch).write(&fresh).map_err(transient)?;
     let there = PostgresPlan { data: fresh.clone(), ..plan.clone() };
     write(&there, &Wanted::default(), 0).map_err(transient)?;
@@ -156,20 +185,12 @@ pub(super) async fn make_roles(plan: &PostgresPlan, data: &Path) -> Result<(), P
     Ok(())
 }
 
-/// The configured lines come first: of several that fit, the server obeys the first.
-fn add_access(plan: &PostgresPlan, data: &Path) -> io::Result<()> {
-    let file = data.join("pg_hba.conf");
-    let usual = fs::read_to_string(&file)?;
-    let mut text: String = plan.access.iter().map(|line| format!("{line}\n")).collect();
-    text.push_str(&usual);
-    super::births::write_whole(&file, text.as_bytes())
-}
-
 /// Copies the source. The old directory stays until the copy is whole.
 pub(super) async fn clone_from(
     plan: &PostgresPlan,
     source: &Upstream,
 ) -> Result<(), PostgresError> {
+    check_version_of(plan, source).await?;
     let copy = beside(&plan.data, "copy");
     let emptied = copy.clone();
     let emptying = tokio::task::spawn_blocking(move || {
@@ -220,7 +241,7 @@ pub(super) async fn rewind(
     source: &Upstream,
     seen: &Observation,
 ) -> Result<RewindReport, PostgresError> {
-    check_startable(plan).map_err(PostgresError::Permanent)?;
+    check_startable(plan)?;
     if is_running(&plan.data) {
         return Err(PostgresError::Transient("the server runs".into()));
     }

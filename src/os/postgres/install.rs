@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,9 +45,10 @@ impl fmt::Display for Installation {
 }
 
 impl Installation {
-    /// The programs in `configured`, or else the newest that are installed: those that `pg_config`
-    /// names, and those where Debian puts them.
-    pub fn find(configured: Option<&Path>) -> Result<Self, NoPostgres> {
+    /// The programs in `configured`; or else those of the version that made the directory `data`;
+    /// or else the newest that are installed. Looked for are those that `pg_config` names, and
+    /// those where Debian puts them.
+    pub fn find(configured: Option<&Path>, data: Option<&Path>) -> Result<Self, NoPostgres> {
         if let Some(folder) = configured {
             return Self::at(folder);
         }
@@ -55,7 +57,8 @@ impl Installation {
             .unwrap_or_default();
         folders.extend(told_by_pg_config());
         let found = folders.iter().filter_map(|folder| Self::at(folder).ok());
-        found.max_by_key(|found| found.major).ok_or_else(|| {
+        let made_by = data.and_then(|data| made_by(data).ok());
+        found.max_by_key(|found| (Some(found.major) == made_by, found.major)).ok_or_else(|| {
             folders.push("/usr/lib/postgresql/*/bin".into());
             let looked: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
             NoPostgres::Missing { looked: looked.join(", ") }
@@ -98,6 +101,13 @@ impl Installation {
     }
 }
 
+/// The major version that made a data directory.
+pub(super) fn made_by(data: &Path) -> io::Result<u32> {
+    let text = fs::read_to_string(data.join("PG_VERSION"))?;
+    let major = text.trim().split('.').next().unwrap_or_default().parse();
+    major.map_err(|_| io::Error::other(format!("`{}` is no version", text.trim())))
+}
+
 fn told_by_pg_config() -> Option<PathBuf> {
     let output = Command::new("pg_config").arg("--bindir").output().ok()?;
     let folder = String::from_utf8(output.stdout).ok()?;
@@ -123,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_server_is_refused_by_name() {
-        let refused = Installation::find(Some(Path::new("/nowhere"))).unwrap_err().to_string();
+        let refused =
+            Installation::find(Some(Path::new("/nowhere")), None).unwrap_err().to_string();
         assert!(refused.starts_with("/nowhere: `postgres` cannot be run there"), "{refused}");
     }
 }

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, select, try_join};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
@@ -295,7 +295,7 @@ impl Postgres for OsPostgres {
         let plan = self.plan();
         lock(&self.0.given).pending.clear();
         server::turn_log_over(plan).map_err(transient)?;
-        directory::check_startable(plan).map_err(PostgresError::Permanent)?;
+        directory::check_startable(plan)?;
         let signal = plan.data.join("standby.signal");
         // What it was told last, or the server that it is a copy of.
         let mut nobody = Wanted::read(plan).waits.are_for_nobody();
@@ -459,7 +459,7 @@ impl Postgres for OsPostgres {
     async fn admit(&self) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             let mark = self.want(|wanted| wanted.admits = true)?;
-            self.in_force(mark).await
+            try_join(self.in_force(mark), self.access_is_understood()).await.map(|_| ())
         })
         .await
     }
@@ -487,6 +487,21 @@ impl OsPostgres {
         let mark = self.want(|wanted| wanted.admits = false)?;
         self.in_force(mark).await?;
         self.end_sessions().await
+    }
+
+    /// A server goes on by the file that it had before, where it does not understand a line.
+    async fn access_is_understood(&self) -> Result<(), PostgresError> {
+        let client = connect(self.plan()).await?;
+        let question = "select line_number, error from pg_hba_file_rules where error is not null";
+        let wrong = ask(client.query(question, &[]), ANSWER_DEADLINE).await?;
+        let Some(first) = wrong.first() else { return Ok(()) };
+        let (line, why): (i32, String) = (first.get(0), first.get(1));
+        let file = self.plan().access_file();
+        Err(PostgresError::Transient(format!(
+            "nobody is let in: line {line} of {} is not understood ({why}); correct postgres.hba, \
+             or pg_hba.conf in the data directory",
+            file.display()
+        )))
     }
 
     async fn end_sessions(&self) -> Result<(), PostgresError> {

@@ -101,7 +101,7 @@ pub struct PostgresPlan {
     pub tls: Option<ServerTls>,
     /// The role that owns a new cluster.
     pub superuser: String,
-    /// What is let in, besides what the node needs: lines of `pg_hba.conf` for a new cluster.
+    /// What is let in, besides what the node needs: lines before those of `pg_hba.conf`.
     pub access: Vec<String>,
     /// Parameters of the server, where the cluster has not set others.
     pub parameters: BTreeMap<String, String>,

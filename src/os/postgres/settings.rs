@@ -112,7 +112,9 @@ impl Wanted {
 pub(super) fn write(plan: &PostgresPlan, wanted: &Wanted, mark: u64) -> io::Result<()> {
     include_ours(&plan.data)?;
     drop_owned(&plan.data.join("postgresql.auto.conf"), plan.tls.is_some())?;
-    let own = fs::read_to_string(plan.data.join("pg_hba.conf"))?;
+    // The configured lines come first: of several that fit, the server obeys the first.
+    let mut own: String = plan.access.iter().map(|line| format!("{line}\n")).collect();
+    own += &fs::read_to_string(plan.data.join("pg_hba.conf"))?;
     let access = access(&own, wanted.admits, plan.tls.is_some());
     write_whole(&plan.access_file(), access.as_bytes())?;
     let text = parameters(plan, wanted.relations(plan), mark)?;
@@ -238,8 +240,8 @@ fn access(own: &str, admits: bool, tls: bool) -> String {
         ("host", "scram-sha-256")
     };
     let mut text = format!(
-        "# Written by pg_replica. What is changed here is lost; change pg_hba.conf in the data\n\
-         # directory instead, and reload.\n\
+        "# Written by pg_replica. What is changed here is lost; change postgres.hba in the node's\n\
+         # file, or pg_hba.conf in the data directory, and then let the node reload.\n\
          local all {KEEPER} scram-sha-256\n\
          {host} replication {STREAMER} all {proof}\n\
          {host} postgres {STREAMER} all {proof}\n\

@@ -21,7 +21,7 @@ use pg_replica::os::postgres::KEEPER;
 use sim::place::Place;
 use sim::scenario::{Order, Plan, Process};
 
-use super::{Entry, Ground, Later, Log, Person, Programs, Subject, View};
+use super::{Ground, Later, Log, Person, Programs, Record, Subject, View};
 use crate::lab::address;
 
 /// Where nodes listen to each other.
@@ -223,7 +223,7 @@ impl Subject for NodeCluster {
         members: Vec<NodeId>,
         lost: BTreeSet<NodeId>,
         began: Duration,
-    ) -> Later<'_, Result<Vec<Entry>, String>> {
+    ) -> Later<'_, Result<Record, String>> {
         Box::pin(record::read(self, members, lost, began))
     }
 }

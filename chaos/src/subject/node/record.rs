@@ -19,7 +19,7 @@ use pg_replica::sabotage::Sabotage;
 use serde_json::Value;
 
 use super::NodeCluster;
-use crate::subject::{Entry, Subject};
+use crate::subject::{Entry, Record, Subject};
 
 /// What all members have, in the order of time.
 pub(super) async fn read(
@@ -27,8 +27,8 @@ pub(super) async fn read(
     members: Vec<NodeId>,
     lost: BTreeSet<NodeId>,
     began: Duration,
-) -> Result<Vec<Entry>, String> {
-    let mut all = Vec::new();
+) -> Result<Record, String> {
+    let mut record = Record::default();
     for node in members {
         let Some(source) = find(&subject.store(node)) else {
             if lost.contains(&node) {
@@ -39,10 +39,14 @@ pub(super) async fn read(
         let log = fs::read_to_string(subject.log(node));
         let log = log.map_err(|error| format!("the log of {node} cannot be read: {error}"))?;
         let said = said_of_entries(&log, began);
-        let commands = commands_of(subject, node, &source).await?;
+        let Kept { commands, voters } = kept_by(subject, node, &source).await?;
         if said.is_empty() && !commands.is_empty() {
             return Err(format!("the log of {node} does not say when it applied anything"));
         }
+        if !lost.contains(&node) {
+            record.wrongs.extend(forgotten(node, &said, &commands));
+        }
+        record.wrongs.extend(leaps(node, &voters));
         let mut state = ControlState::default();
         for (index, command) in commands {
             let applied = state.apply(&command, Sabotage::NONE);
@@ -50,19 +54,45 @@ pub(super) async fn read(
             let Some((at, words)) = said.get(&index) else { continue };
             let otherwise = (!says(words, &command, &applied)).then(|| words.clone());
             let state = Arc::new(state.clone());
-            all.push(Entry { at: *at, node, index, command, applied, otherwise, state });
+            record.entries.push(Entry { at: *at, node, index, command, applied, otherwise, state });
         }
     }
-    all.sort_by_key(|entry| (entry.at, entry.index));
-    Ok(all)
+    record.entries.sort_by_key(|entry| (entry.at, entry.index));
+    Ok(record)
 }
 
-/// The commands in a member's store, by index. It is copied first: what is examined stays as it is.
-async fn commands_of(
-    subject: &NodeCluster,
+/// What is in a member's store, by index.
+#[derive(Default)]
+struct Kept {
+    commands: Vec<(u64, Command)>,
+    /// Those whose votes count, from there on.
+    voters: Vec<(u64, BTreeSet<u64>)>,
+}
+
+/// I8: what a member says that it applied is in its store, unless a snapshot stands for it.
+fn forgotten(
     node: NodeId,
-    source: &Path,
-) -> Result<Vec<(u64, Command)>, String> {
+    said: &BTreeMap<u64, (Duration, String)>,
+    commands: &[(u64, Command)],
+) -> Option<(&'static str, String)> {
+    let kept: BTreeSet<u64> = commands.iter().map(|(index, _)| *index).collect();
+    let mut gone =
+        said.iter().filter(|(index, (_, words))| words != BY_SNAPSHOT && !kept.contains(*index));
+    let (index, (_, words)) = gone.next()?;
+    let what = format!("{node} applied entry {index} (`{words}`), and its store does not have it");
+    Some(("I8", what))
+}
+
+/// I6: voters change one at a time.
+fn leaps(node: NodeId, voters: &[(u64, BTreeSet<u64>)]) -> Option<(&'static str, String)> {
+    let leap =
+        voters.windows(2).find(|pair| pair[0].1.symmetric_difference(&pair[1].1).count() > 1)?;
+    let (from, (index, to)) = (&leap[0].1, &leap[1]);
+    Some(("I6", format!("by entry {index} of {node} the voters {from:?} became {to:?} at once")))
+}
+
+/// Reads a member's store. It is copied first: what is examined stays as it is.
+async fn kept_by(subject: &NodeCluster, node: NodeId, source: &Path) -> Result<Kept, String> {
     let told = |why: String| format!("the store of {node} cannot be read: {why}");
     let copy = subject.folder(node).join("examined");
     fs::create_dir_all(&copy).map_err(|error| told(error.to_string()))?;
@@ -71,21 +101,28 @@ async fn commands_of(
     let owner = StoreOwner { node, cluster: "chaos".into(), fresh: Incarnation::default() };
     let opened = Store::open(&disk, owner, Sabotage::NONE).await;
     let (mut store, _) = opened.map_err(|error| told(error.to_string()))?;
-    let commands = read_log(&mut store).await.map_err(|error| told(error.to_string()))?;
-    let first = commands.first().map_or(0, |(index, _)| *index);
+    let kept = read_log(&mut store).await.map_err(|error| told(error.to_string()))?;
+    let first = kept.commands.first().map_or(0, |(index, _)| *index);
     if first > 16 {
         return Err(told(format!("its log begins with entry {first}")));
     }
-    Ok(commands)
+    Ok(kept)
 }
 
-async fn read_log(store: &mut Store<OsDisk>) -> std::io::Result<Vec<(u64, Command)>> {
+async fn read_log(store: &mut Store<OsDisk>) -> std::io::Result<Kept> {
     let entries = RaftLogReader::<TypeConfig<TokioRuntime>>::try_get_log_entries(store, ..).await?;
-    let commands = entries.into_iter().filter_map(|entry| match entry.payload {
-        EntryPayload::Normal(command) => Some((entry.log_id.index, command)),
-        EntryPayload::Blank | EntryPayload::Membership(_) => None,
-    });
-    Ok(commands.collect())
+    let mut kept = Kept::default();
+    for entry in entries {
+        let index = entry.log_id.index;
+        match entry.payload {
+            EntryPayload::Normal(command) => kept.commands.push((index, command)),
+            EntryPayload::Membership(members) => {
+                kept.voters.push((index, members.voter_ids().collect()));
+            }
+            EntryPayload::Blank => {}
+        }
+    }
+    Ok(kept)
 }
 
 fn find(folder: &Path) -> Option<std::path::PathBuf> {
@@ -166,6 +203,25 @@ mod tests {
                    {\"timestamp\":\"1970-01-01T00:00:20Z\",\"index\":3,\"message\":\"b\"}\n";
         let said = said_of_entries(log, Duration::from_secs(4));
         assert_eq!(said, [(3, (Duration::from_secs(6), "a".to_owned()))].into());
+    }
+
+    #[test]
+    fn what_a_store_forgot_and_voters_that_leap_are_told() {
+        let command = Command::Vacate { epoch: Epoch(1), why: VacateReason::Operator };
+        let said = |index, words: &str| (index, (Duration::ZERO, words.to_owned()));
+        let log = [said(3, BY_SNAPSHOT), said(4, "a"), said(5, "b")].into();
+        let both = [(4, command.clone()), (5, command.clone())];
+        assert_eq!(forgotten(NodeId(1), &log, &both), None);
+        let (invariant, what) = forgotten(NodeId(1), &log, &both[..1]).unwrap();
+        assert_eq!(invariant, "I8");
+        assert!(what.contains("entry 5 (`b`)"), "{what}");
+        let voters = |index, all: &[u64]| (index, all.iter().copied().collect());
+        let one_by_one = [voters(1, &[1, 2, 3]), voters(9, &[1, 2, 3, 4]), voters(10, &[1, 2, 4])];
+        assert_eq!(leaps(NodeId(1), &one_by_one), None);
+        let (invariant, what) =
+            leaps(NodeId(1), &[one_by_one[0].clone(), voters(7, &[1])]).unwrap();
+        assert_eq!(invariant, "I6");
+        assert!(what.contains("entry 7"), "{what}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::Method;
-use pg_replica::api::Status;
+use pg_replica::api::{NOTHING_ORDERED, Status};
 use pg_replica::control::{Mode, OrderOutcome};
 use pg_replica::ids::{CommandId, NodeId};
 use pg_replica::os::http::HttpRequest;
@@ -77,7 +77,10 @@ pub(super) async fn give(
         // A machine that is to be admitted may still be starting.
         502 | 503 => Some(OrderOutcome::Pending),
         504 => Some(OrderOutcome::Unknown(text("error"))),
-        _ => Some(OrderOutcome::Refused(text("error"))),
+        // Nobody took it, so it may be given to somebody else.
+        409 if text("error").starts_with(NOTHING_ORDERED) => None,
+        400 | 404 | 409 | 412 => Some(OrderOutcome::Refused(text("error"))),
+        _ => None,
     }
 }
 
