@@ -153,35 +153,33 @@ impl World {
         let Ok(rows) = self.rows_of(server).await else { return };
         let old = rows.into_iter().filter(|(_, written)| *written < timeline);
         let old = old.map(|(row, _)| row).collect();
-        let branch = timeout(SIDE_PATIENCE, self.branch_of(server, timeline)).await;
-        let system = timeout(SIDE_PATIENCE, self.system_of(server)).await;
+        let origin = timeout(SIDE_PATIENCE, self.origin_of(server, timeline)).await;
+        let (system, branch) = origin.ok().flatten().unwrap_or_default();
         let mut tale = lock(&self.tale);
         tale.beginnings.insert((server, timeline), old);
-        if let Ok(Some(system)) = system {
-            tale.systems.insert((server, timeline), system);
-        }
-        if let Ok(Ok(Some(at))) = branch {
-            tale.branches.insert((server, timeline), at);
-        }
+        tale.systems.extend(system.map(|system| ((server, timeline), system)));
+        tale.branches.extend(branch.map(|at| ((server, timeline), at)));
     }
 
-    /// Which database its directory belongs to.
-    async fn system_of(&self, server: NodeId) -> Option<SystemId> {
+    /// Which database a server's directory belongs to, and where this timeline of its left the one
+    /// before: the first has no file that says so.
+    async fn origin_of(
+        &self,
+        server: NodeId,
+        timeline: Timeline,
+    ) -> Option<(Option<SystemId>, Option<Lsn>)> {
         let (socket, keeper) = (self.subject.socket(server), &self.subject.ground().keeper);
         let talk = Talk::at(&socket, keeper, "postgres").await.ok()?;
-        let said = talk.ask("select system_identifier from pg_control_system()").await.ok()?;
-        said.into_iter().flatten().flatten().next()?.parse().ok().map(SystemId)
-    }
-
-    /// Where this timeline of a server's left the one before.
-    async fn branch_of(&self, server: NodeId, timeline: Timeline) -> Result<Option<Lsn>, String> {
-        let (socket, keeper) = (self.subject.socket(server), &self.subject.ground().keeper);
-        let talk = Talk::at(&socket, keeper, "postgres").await?;
+        let word = async |question: &str| {
+            let said = talk.ask(question).await.ok()?;
+            said.into_iter().flatten().flatten().next()
+        };
+        let system = word("select system_identifier from pg_control_system()").await;
         let file = format!("pg_wal/{:08X}.history", timeline.0);
-        let said = talk.ask(&format!("select pg_read_file('{file}')")).await?;
-        let text = said.into_iter().flatten().flatten().next().unwrap_or_default();
-        let last = text.lines().rfind(|line| !line.trim().is_empty());
-        Ok(last.and_then(|line| parse_lsn(line.split_whitespace().nth(1)?)))
+        let branches = word(&format!("select pg_read_file('{file}')")).await.unwrap_or_default();
+        let last = branches.lines().rfind(|line| !line.trim().is_empty());
+        let branch = last.and_then(|line| parse_lsn(line.split_whitespace().nth(1)?));
+        Some((system.and_then(|system| system.parse().ok()).map(SystemId), branch))
     }
 
     /// Every row that a server has, with the timeline that it was written on.
