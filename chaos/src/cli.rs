@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
 
 fn check(args: &CheckArgs) -> u8 {
     lab::sweep();
-    let missing = needs::missing(&args.node.clone().unwrap_or_else(needs::program));
+    let missing = needs::missing(&node_of(args.node.as_deref()));
     missing.iter().for_each(|sentence| println!("{sentence}"));
     if !missing.is_empty() {
         return NOT_HERE;
@@ -162,14 +162,13 @@ fn run(args: &RunArgs) -> u8 {
             return BAD_INPUT;
         }
     };
-    let program = args.node.clone().unwrap_or_else(needs::program);
+    let program = node_of(args.node.as_deref());
     let missing = needs::missing(&program);
     if !missing.is_empty() {
         missing.iter().for_each(|sentence| eprintln!("{sentence}"));
         return NOT_HERE;
     }
     lab::sweep();
-    let program = program.canonicalize().unwrap_or(program);
     let options = Options { kind: Kind::Ours(program, Log::Everything), keep: args.keep };
     let (mut ok, mut failed, mut broken, mut skipped) = (0, 0, 0, 0);
     let count = plans.len();
@@ -201,9 +200,8 @@ fn bench(args: &BenchArgs) -> u8 {
         }
         return ended(write_table(&args.output).map(|()| 0));
     }
-    let node = args.node.clone().unwrap_or_else(needs::program);
     let mut card = Card {
-        node: node.canonicalize().unwrap_or(node),
+        node: node_of(args.node.as_deref()),
         patroni: from_anywhere(&args.patroni),
         runners: chosen_or_all(&args.runners),
         replications: chosen_or_all(&args.replications),
@@ -244,6 +242,11 @@ fn ended(broken: io::Result<u32>) -> u8 {
             BAD_INPUT
         }
     }
+}
+
+/// The program of a node: the one that was named, or the one beside this program.
+fn node_of(named: Option<&Path>) -> PathBuf {
+    from_anywhere(&named.map_or_else(needs::program, Path::to_owned))
 }
 
 /// The programs are not started in the folder that this one was called in.

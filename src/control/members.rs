@@ -6,7 +6,7 @@ use crate::ids::{Epoch, Incarnation, NodeId};
 use crate::sabotage::{Sabotage, Saboteur};
 
 use super::apply::Verdict;
-use super::orders::TOO_FEW_FOR_QUORUM;
+use super::orders::{NOBODY_TO_LEAD, TOO_FEW_FOR_QUORUM};
 use super::settings::{Mode, Settings};
 use super::state::{ControlState, Member, MemberKind, OrderOutcome};
 
@@ -141,7 +141,7 @@ impl ControlState {
             return Err(TOO_FEW_FOR_QUORUM.into());
         }
         if others == 0 {
-            return Err("no member that holds the data would be left".into());
+            return Err(NOBODY_TO_LEAD.into());
         }
         self.members.remove(&node);
         self.admitted.retain(|other| *other != node);

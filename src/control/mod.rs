@@ -23,6 +23,7 @@ mod tests;
 pub use apply::Applied;
 pub use command::{Clearance, Command, Order, VacateReason};
 pub use evidence::{Missing, missing_evidence};
+pub use orders::{NOBODY_TO_LEAD, TOO_FEW_FOR_QUORUM};
 pub use settings::{Mode, Settings, SettingsChange, Timing, is_own_parameter};
 pub use snapshot::{FORMAT, SnapshotError, decode, encode};
 pub use state::{

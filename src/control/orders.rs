@@ -246,6 +246,8 @@ fn changed(change: &SettingsChange, before: &Settings) -> String {
     told.join(", ")
 }
 
-/// Why quorum-sync is refused.
-pub(super) const TOO_FEW_FOR_QUORUM: &str =
+/// Why quorum-sync is refused, and a removal in it that would leave too few.
+pub const TOO_FEW_FOR_QUORUM: &str =
     "quorum-sync needs two members that hold the data and may be primary";
+/// Why a removal is refused that would leave nobody to lead.
+pub const NOBODY_TO_LEAD: &str = "no member that holds the data and may be primary would be left";

@@ -266,17 +266,17 @@ impl Agent {
         self.ended_at = None;
     }
 
-    /// A look has failed. Returns what is to be said, where that is news and was not just said.
-    pub(super) fn note_blind(&mut self, why: &str, now: Moment) -> Option<String> {
+    /// A look has failed. Returns whether that is to be said: it is news and was not just said.
+    pub(super) fn note_blind(&mut self, why: &str, now: Moment) -> bool {
         let known = self.blind_since.is_some() && self.blind_why == why;
         let lately = self.blind_told.is_some_and(|told| now.since(told) < SAY_AGAIN);
         self.blind_since.get_or_insert(now);
         why.clone_into(&mut self.blind_why);
-        if known || lately {
-            return None;
+        let is_news = !known && !lately;
+        if is_news {
+            self.blind_told = Some(now);
         }
-        self.blind_told = Some(now);
-        Some(format!("its Postgres {}", self.unseen_because()))
+        is_news
     }
 
     /// In words, why nothing is known of Postgres.

@@ -21,8 +21,7 @@ impl Core {
             self.agent.looking.is_some_and(|(_, since)| self.now.since(since) < LOOK_LIMIT);
         if !under_way {
             if self.agent.looking.is_some() {
-                let news = self.agent.note_blind("it does not answer", self.now);
-                actions.extend(news.map(Action::Say));
+                self.say_blind("it does not answer", actions);
             }
             let id = self.next_action_id();
             self.agent.looking = Some((id, self.now));
@@ -51,9 +50,18 @@ impl Core {
     }
 
     fn on_blind(&mut self, why: &str, actions: &mut Vec<Action>) {
-        actions.extend(self.agent.note_blind(why, self.now).map(Action::Say));
-        self.agent.trouble = Some(format!("its Postgres {}", self.agent.unseen_because()));
+        self.agent.trouble = Some(self.say_blind(why, actions));
         self.timers.set_no_later(Timer::AgentReview, self.now + RETRY_MIN);
+    }
+
+    /// Notes that a look told nothing, and says so where that is news. Returns the sentence.
+    fn say_blind(&mut self, why: &str, actions: &mut Vec<Action>) -> String {
+        let is_news = self.agent.note_blind(why, self.now);
+        let sentence = format!("its Postgres {}", self.agent.unseen_because());
+        if is_news {
+            actions.push(Action::Say(sentence.clone()));
+        }
+        sentence
     }
 
     fn take_observation(

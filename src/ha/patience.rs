@@ -113,10 +113,10 @@ impl Core {
 
     /// What a holder proposes that cannot look at its Postgres and has ended it.
     pub(super) fn release_unseen(&self) -> Option<Command> {
-        let why = VacateReason::PostgresFailed(format!("it {}", self.agent.unseen_because()));
-        let epoch = self.control.primacy.epoch;
-        (self.is_holder() && self.agent.is_blind(self.now))
-            .then_some(Command::Release { epoch, why })
+        (self.is_holder() && self.agent.is_blind(self.now)).then(|| {
+            let why = VacateReason::PostgresFailed(format!("it {}", self.agent.unseen_because()));
+            Command::Release { epoch: self.control.primacy.epoch, why }
+        })
     }
 
     /// Whether a holder asks for more time: not for a server that it has lost sight of, nor for one

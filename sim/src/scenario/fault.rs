@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pg_replica::control::{Mode, OrderOutcome};
+use pg_replica::control::{Mode, NOBODY_TO_LEAD, OrderOutcome, TOO_FEW_FOR_QUORUM};
 use pg_replica::ids::NodeId;
 
 use super::target::{Side, Target};
@@ -399,12 +399,10 @@ impl Order {
     #[must_use]
     pub fn instead_of_removal(new: NodeId, end: &OrderOutcome) -> Option<Self> {
         let OrderOutcome::Refused(why) = end else { return None };
+        let for_want_of_others =
+            [TOO_FEW_FOR_QUORUM, NOBODY_TO_LEAD].iter().any(|known| why.contains(known));
         let target = Target::Node(new);
-        why.contains("may be primary").then_some(Self::Tag {
-            target,
-            priority: 1,
-            no_failover: false,
-        })
+        for_want_of_others.then_some(Self::Tag { target, priority: 1, no_failover: false })
     }
 
     /// The member that it names.
