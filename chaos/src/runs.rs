@@ -85,10 +85,16 @@ impl Run {
         }
     }
 
+    /// The name of its plan, and its seed where it has one: plans of one profile have its name.
+    fn called(&self) -> String {
+        let Plan { name, seed, .. } = &self.plan;
+        if *seed == 0 { name.clone() } else { format!("{name}-{seed}") }
+    }
+
     /// A line for a person.
     #[must_use]
     pub fn line(&self) -> String {
-        let name = &self.plan.name;
+        let name = self.called();
         let took = self.took.as_secs_f64();
         match &self.verdict {
             Verdict::LeftOut(why) => format!("skipped   {name:<50} {why}"),
@@ -116,6 +122,7 @@ impl Run {
     pub fn object(&self) -> Value {
         let mut object = json!({
             "name": self.plan.name,
+            "seed": self.plan.seed,
             "claim": self.plan.claim,
             "seconds": self.took.as_secs_f64(),
         });
@@ -157,7 +164,7 @@ impl Run {
         if matches!(self.verdict, Verdict::LeftOut(_)) {
             return Ok(None);
         }
-        let folder = Path::new(FAILURES).join(&self.plan.name);
+        let folder = Path::new(FAILURES).join(self.called());
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("plan.toml"), self.plan.to_toml())?;
@@ -172,5 +179,27 @@ impl Run {
             fs::write(folder.join(name), log)?;
         }
         Ok(Some(folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sim::scenario::read_file;
+
+    use super::*;
+
+    /// Otherwise its step would pass with one scenario that was run and the others skipped.
+    #[test]
+    fn every_scenario_that_the_gate_chose_can_be_run() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let gate = fs::read_to_string(root.join("ci/check")).expect("the gate");
+        let chosen = gate.split_once("chosen=(").and_then(|(_, rest)| rest.split_once(')'));
+        let names: Vec<&str> = chosen.expect("the gate's choice").0.split_whitespace().collect();
+        assert_eq!(names.len(), 12);
+        for name in names {
+            let file = root.join("scenarios").join(name).with_extension("toml");
+            let document = read_file(&file.to_string_lossy()).expect(name);
+            assert_eq!(impossible(&document.plan(document.base().seed)), None, "{name}");
+        }
     }
 }

@@ -32,6 +32,7 @@ pub mod rt;
 pub mod scenario;
 pub mod seen;
 pub mod shrink;
+pub mod since;
 pub mod sockets;
 pub mod sometimes;
 pub mod streams;

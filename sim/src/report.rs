@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::invariants;
 use crate::recording::Recording;
 use crate::scenario::{EndPrimary, Expect, Overlap, Plan, write_duration};
+use crate::since::Since;
 use crate::sometimes::Sometimes;
 use crate::workload::{Ended, History, Operation};
 
@@ -26,8 +27,8 @@ pub struct Violation {
     /// `I1` to `I10`; `expect` for what the plan expects, `client` for what a client was told,
     /// `health` for what a member's page said, `log` and `panic`.
     pub invariant: String,
-    /// True time since the clients began.
-    pub at: Duration,
+    /// In true time.
+    pub at: Since,
     /// One sentence.
     pub what: String,
 }
@@ -64,6 +65,8 @@ pub struct RunReport {
     pub rewinds: u64,
     /// Clones that were done after the standbys' first ones.
     pub clones: u64,
+    /// When each primacy was given, and to which member.
+    pub primacies: Vec<(Since, u64)>,
     /// Who is primary in the end.
     pub primary: Option<u64>,
     /// What the operator asked for and was told.
@@ -153,12 +156,6 @@ pub struct Measured {
     pub sometimes: BTreeSet<Sometimes>,
 }
 
-impl From<&invariants::Violation> for Violation {
-    fn from(found: &invariants::Violation) -> Self {
-        Self { invariant: found.invariant.to_string(), at: found.at, what: found.what.clone() }
-    }
-}
-
 /// A span without a single acknowledged write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
@@ -228,7 +225,7 @@ impl Measured {
         let expect = &plan.expect;
         let mut unmet = Vec::new();
         let mut miss = |at: Duration, what: String| {
-            unmet.push(Violation { invariant: "expect".into(), at, what });
+            unmet.push(Violation { invariant: "expect".into(), at: at.into(), what });
         };
         let first = plan.events.first().map_or(Duration::ZERO, |event| event.at);
         if let Some(within) = expect.writable_within {
@@ -321,7 +318,7 @@ impl RunReport {
             return self;
         }
         let other = first.map_or("nothing".into(), ToString::to_string);
-        let at = first.map_or(self.virtual_time, |first| first.at);
+        let at = first.map_or_else(|| plan.duration.into(), |first| first.at);
         let what = format!("a violation of {wanted} was to come first, and this came: {other}");
         self.violations = vec![Violation { invariant: "expect".into(), at, what }];
         self
@@ -338,6 +335,13 @@ impl RunReport {
 pub const NEVER_UP: &str = "the cluster did not come up";
 
 impl Violation {
+    /// What the oracle of a world found whose clients began then.
+    #[must_use]
+    pub fn found(found: &invariants::Violation, began: Duration) -> Self {
+        let (invariant, what) = (found.invariant.to_string(), found.what.clone());
+        Self { invariant, at: Since::of(found.at, began), what }
+    }
+
     /// What two violations have in common that are the same story: the invariant, where a cluster
     /// that does not come up is another story than one that does not recover. What has no invariant
     /// has its words besides, but for numbers: a plan expects many things, and a panic or a line
@@ -357,7 +361,7 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {:.3}s: {}", self.invariant, self.at.as_secs_f64(), self.what)
+        write!(f, "{} at {}: {}", self.invariant, self.at, self.what)
     }
 }
 
@@ -427,7 +431,7 @@ mod tests {
         let found = [("I3", 2_000), ("client", 900), ("log", 1_500), ("I9", 2_000)];
         let found = found.map(|(invariant, ms)| Violation {
             invariant: invariant.into(),
-            at: Duration::from_millis(ms),
+            at: Duration::from_millis(ms).into(),
             what: "it happened".into(),
         });
         let all = Measured::default().judge(&plan, found.into());
@@ -438,7 +442,7 @@ mod tests {
     #[test]
     fn an_invariant_is_its_number_and_anything_else_its_words() {
         let kind = |invariant: &str, what: &str| {
-            let at = Duration::ZERO;
+            let at = Since::default();
             Violation { invariant: invariant.into(), at, what: what.into() }.kind()
         };
         assert_eq!(kind("I3", "row 4 is lost"), kind("I3", "n2 has less"));
@@ -460,7 +464,7 @@ mod tests {
         let judged = |found: &[&str]| {
             let violations = found.iter().map(|name| Violation {
                 invariant: (*name).into(),
-                at: Duration::ZERO,
+                at: Since::default(),
                 what: "it happened".into(),
             });
             let report = RunReport { violations: violations.collect(), ..RunReport::default() };

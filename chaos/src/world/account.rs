@@ -19,9 +19,10 @@ use pg_replica::ids::{CommandId, Epoch, Lsn, NodeId, SystemId, Term, Timeline};
 use sim::invariants::{GUARD_WAKES_WITHIN, Oracle, OrderAnswer, Promise};
 use sim::report::{Measured, Violation};
 use sim::scenario::{Overlap, Plan};
+use sim::since::Since;
 use sim::streams::lock;
 use sim::witness::{Acknowledged, Fact, Row, Witness};
-use sim::workload::{History, Truth, Untruth, Workload, untruths};
+use sim::workload::{Truth, Untruth, Workload, miscounted, untruths};
 
 use super::sight::Last;
 use super::tale::{Ack, Frozen, Led, Shown};
@@ -81,7 +82,7 @@ pub(super) async fn settle(
     let began = *lock(&world.began);
     let mut found = Vec::new();
     let mut tell = |invariant: &str, what: String| {
-        found.push(Violation { invariant: invariant.into(), at: measured.ended, what });
+        found.push(Violation { invariant: invariant.into(), at: measured.ended.into(), what });
     };
     for line in world.subject.panics(&world.hosts_ever()) {
         tell("panic", line);
@@ -111,6 +112,7 @@ pub(super) async fn settle(
     }
     let begun = beginnings(world, &primacies, last.as_ref());
     measured.acknowledged = told.len() as u64;
+    let first_words = first_words(&told);
     let frozen = lock(&world.tale).frozen.clone();
     measured.overlap = overlap(&told, &begun, &frozen);
     let newest = entries.iter().max_by_key(|entry| entry.state.version);
@@ -130,21 +132,20 @@ pub(super) async fn settle(
     let held = held.map(|(last, rows)| (last.node, newest.primacy.epoch, rows));
     let oracle = ask(world, items, &leases, held);
 
-    let rows = rows.unwrap_or_default();
-    let end = began + measured.ended;
-    let untrue = untrue(&world.plan, clients, &rows, primacies.len() as u64, end);
+    let untrue = untrue(world, clients, rows.as_deref(), &first_words);
     let summary = oracle.summary();
     measured.last_primary = last.map(|last| last.node);
     measured.late = summary.late_acknowledgements;
     measured.lost = summary.lost_rows;
     measured.failovers = (primacies.len() as u64).saturating_sub(1);
     measured.sometimes = oracle.reached().iter().map(|(state, _)| state).collect();
+    let findings = oracle.findings();
     let mut all: Vec<Violation> =
-        oracle.findings().violations.iter().map(Violation::from).collect();
-    all.extend(untrue.into_iter().map(as_violation));
-    for violation in &mut all {
-        violation.at = violation.at.saturating_sub(began);
-    }
+        findings.violations.iter().map(|violation| Violation::found(violation, began)).collect();
+    all.extend(untrue.into_iter().map(|Untruth { at, what }| {
+        let at = Since::of(at, began);
+        Violation { invariant: "client".into(), at, what }
+    }));
     all.extend(found);
     all
 }
@@ -156,26 +157,33 @@ fn said_otherwise(entry: &Entry) -> Option<String> {
     Some(format!("entry {index} is `{command}` ({applied}), and {node} says `{words}`"))
 }
 
-fn as_violation(Untruth { at, what }: Untruth) -> Violation {
-    Violation { invariant: "client".into(), at, what }
+/// What clients were told and is not so; in the end there are these rows.
+fn untrue(
+    world: &World,
+    clients: &Workload,
+    rows: Option<&[Row]>,
+    first_words: &[Duration],
+) -> Vec<Untruth> {
+    let truth = Truth::of(&world.plan);
+    let counted = lock(&world.tale).counted;
+    // From the count on nobody noted who acknowledged.
+    let first_words: Vec<Duration> = first_words.iter().copied().chain(counted).collect();
+    clients.history(|history| {
+        let count = rows.zip(counted).map(|(rows, at)| miscounted(history, truth, rows, at));
+        let mut untrue = count.unwrap_or_default();
+        untrue.extend(untruths(history, None, truth, &first_words));
+        untrue
+    })
 }
 
-/// What clients were told and is not so; at the end there are these rows.
-fn untrue(
-    plan: &Plan,
-    clients: &Workload,
-    rows: &[Row],
-    primacies: u64,
-    end: Duration,
-) -> Vec<Untruth> {
-    let refused = clients.history(History::refused);
-    let written = rows.iter().find(|row| refused.contains(row)).map(|row| Untruth {
-        at: end,
-        what: format!("{row:?} is there, and its client was told that nothing was written"),
-    });
-    let truth = Truth::of(plan);
-    let told = clients.history(|history| untruths(history, None, truth, primacies));
-    written.into_iter().chain(told).collect()
+/// When each primacy acknowledged first.
+fn first_words(told: &[Acknowledged]) -> Vec<Duration> {
+    let mut first: BTreeMap<Epoch, Duration> = BTreeMap::new();
+    for ack in told {
+        let known = first.entry(ack.epoch).or_insert(ack.at);
+        *known = ack.at.min(*known);
+    }
+    first.into_values().collect()
 }
 
 /// What was acknowledged, and is not among the rows in the end. A machine whose disk was lost has
@@ -591,6 +599,32 @@ mod tests {
         }
     }
 
+    fn told(ms: u64, epoch: u64) -> Acknowledged {
+        let Ack { at, server, lsn, row, sync, .. } = ack(ms, 0, &[]);
+        let birth = TimelineBirth { timeline: Timeline(1), born: Epoch(epoch), begins: Lsn(0) };
+        Acknowledged { at, server, epoch: Epoch(epoch), birth, lsn, row, sync }
+    }
+
+    fn primacy(number: u64, elected: u64) -> Primacy {
+        let (epoch, elected) = (Epoch(number), Duration::from_millis(elected));
+        let timeline = Timeline(u32::try_from(number).unwrap_or_default());
+        Primacy {
+            epoch,
+            holder: NodeId(number),
+            birth: TimelineBirth { timeline, born: epoch, begins: Lsn(0) },
+            elected,
+            born: elected,
+            history: Vec::new(),
+            system: SystemId(1),
+        }
+    }
+
+    #[test]
+    fn a_primacy_counts_from_its_first_word() {
+        let words = [told(1_500, 1), told(4_900, 3), told(6_000, 3), told(6_100, 1)];
+        assert_eq!(first_words(&words), [1_500, 4_900].map(Duration::from_millis));
+    }
+
     #[test]
     fn a_commit_that_was_held_waited_for_the_configuration_that_followed() {
         let mut acks = [ack(1, 1, &[2]), ack(2, 1, &[]), ack(3, 2, &[2, 3]), ack(4, 1, &[])];
@@ -617,32 +651,16 @@ mod tests {
         let without = leases(&elections, &[shortly], ms(2_000), ms(300));
         assert_eq!(without[&Epoch(3)], ms(20_300), "it renewed its lease after that");
         let late = |at, number| {
-            let Ack { lsn, sync, .. } = ack(1, 0, &[]);
-            let birth = TimelineBirth { timeline: Timeline(1), born: Epoch(1), begins: Lsn(0) };
             let row = Row { client: 1, number };
-            Acknowledged { at: ms(at), server: NodeId(1), epoch: Epoch(1), birth, lsn, row, sync }
+            Acknowledged { row, ..told(at, 1) }
         };
-        let next = Primacy {
-            epoch: Epoch(2),
-            holder: NodeId(2),
-            birth: TimelineBirth { timeline: Timeline(2), born: Epoch(2), begins: Lsn(0) },
-            elected: ms(5_000),
-            born: ms(5_000),
-            history: Vec::new(),
-            system: SystemId(1),
-        };
-        let begun = [(next, vec![Row { client: 1, number: 7 }])];
+        let begun = [(primacy(2, 5_000), vec![Row { client: 1, number: 7 }])];
         wait_for_late_words(&mut ends, &[late(7_000, 7), late(8_000, 8)], &begun);
         assert_eq!(ends[&Epoch(1)], ms(7_000), "the other row is not there: it was too late");
     }
 
     #[test]
     fn an_overlap_is_what_is_told_after_a_later_epoch_has_begun() {
-        let told = |ms: u64, epoch: u64| {
-            let Ack { at, server, lsn, row, sync, .. } = ack(ms, 0, &[]);
-            let birth = TimelineBirth { timeline: Timeline(1), born: Epoch(epoch), begins: Lsn(0) };
-            Acknowledged { at, server, epoch: Epoch(epoch), birth, lsn, row, sync }
-        };
         let length = |told: &[Acknowledged]| overlap(told, &[], &[]).as_millis();
         assert_eq!(length(&[told(10, 1), told(20, 2), told(30, 2)]), 0);
         assert_eq!(length(&[told(10, 1), told(20, 2), told(30, 2), told(35, 1)]), 15);

@@ -28,6 +28,7 @@ use pg_replica::os::postgres::{Account, welcome_guest};
 use sim::nemesis;
 use sim::report::{Measured, NEVER_UP, Violation};
 use sim::scenario::{Answer, Order, Plan};
+use sim::since::Since;
 use sim::streams::{Streams, lock};
 use sim::workload::{ClientPlan, Workload};
 use tokio::time::sleep;
@@ -181,7 +182,7 @@ impl World {
     }
 
     fn failed(&self, invariant: &str, what: String) {
-        let at = self.now().saturating_sub(*lock(&self.began));
+        let at = Since::of(self.now(), *lock(&self.began));
         lock(&self.tale).failed.push(Violation { invariant: invariant.into(), at, what });
     }
 
@@ -287,7 +288,11 @@ impl World {
         });
         Outcome {
             outages: measured.outages(&self.plan),
-            history: tale.lines().iter().map(ToString::to_string).collect(),
+            history: clients
+                .history(|history| tale.lines(history))
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             orders: lock(&self.order_lines).clone(),
             logs: logs.collect(),
             violations,

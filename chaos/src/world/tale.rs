@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sim::invariants::OrderAnswer;
 use sim::report::Violation;
 use sim::witness::{Row, Untold};
+use sim::workload::{Ended, History, Operation};
 
 /// A commit that somebody was told of.
 #[derive(Clone, Debug)]
@@ -123,8 +124,10 @@ impl Tale {
         self.acks.last()
     }
 
-    /// Lines for a person, and for a program.
-    pub(super) fn lines(&self) -> Vec<Value> {
+    /// Lines for a person, and for a program: what was noted, what the servers acknowledged and
+    /// showed, and what the clients asked for and were told, from which their check can be done
+    /// again.
+    pub(super) fn lines(&self, clients: &History) -> Vec<Value> {
         let ack = |ack: &Ack| {
             json!({
                 "at": ack.at.as_secs_f64(), "acknowledged": [ack.row.client, ack.row.number],
@@ -143,8 +146,28 @@ impl Tale {
                 "timeline": shown.timeline.0,
             })
         }));
+        lines.extend(clients.operations().iter().map(told));
+        lines.extend(clients.open().into_iter().map(|(row, invoked)| {
+            let invoked = invoked.as_secs_f64();
+            json!({"at": invoked, "row": [row.client, row.number], "invoked": invoked})
+        }));
         let at = |line: &Value| line["at"].as_f64().unwrap_or_default();
         lines.sort_by(|a, b| at(a).total_cmp(&at(b)));
         lines
     }
+}
+
+/// What a client was told, in the order of when.
+fn told(operation: &Operation) -> Value {
+    let Operation { row, server, invoked, ended_at, ended, found } = operation;
+    let ended = match ended {
+        Ended::Acknowledged => "acknowledged",
+        Ended::Refused => "refused",
+        Ended::Unknown => "unknown",
+    };
+    json!({
+        "at": ended_at.as_secs_f64(), "row": [row.client, row.number], "by": server.0,
+        "invoked": invoked.as_secs_f64(), "ended": ended,
+        "found": found.map(|found| [u64::from(found.client), found.number]),
+    })
 }

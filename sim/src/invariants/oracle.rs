@@ -38,8 +38,10 @@ pub const GUARD_WAKES_WITHIN: Duration = Duration::from_millis(20);
 pub struct Summary {
     /// Acknowledged commits.
     pub acknowledged: u64,
-    /// How many times a server became primary in an epoch in which none had been.
-    pub primacies: u64,
+    /// When a server became primary in an epoch in which none had been, and which, each time.
+    pub primacies: Vec<(Duration, NodeId)>,
+    /// When each epoch's first commit was acknowledged.
+    pub first_words: BTreeMap<Epoch, Duration>,
     /// Acknowledged rows that a successor lacked.
     pub lost_rows: u64,
     /// The longest stretch of the log that was lost at once.
@@ -354,6 +356,7 @@ impl Inner {
     fn acknowledged(&mut self, ack: &Acknowledged) {
         let findings = &mut self.findings;
         self.summary.acknowledged += 1;
+        self.summary.first_words.entry(ack.epoch).or_insert(ack.at);
         let overlaps =
             self.single_writer.acknowledged(ack, &self.excuses, &mut self.rare.reached, findings);
         self.one_holder.acknowledged(ack, findings);
@@ -371,7 +374,7 @@ impl Inner {
         let Began { server, epoch, history, rows, .. } = *began;
         if epoch > self.newest_primacy {
             self.newest_primacy = epoch;
-            self.summary.primacies += 1;
+            self.summary.primacies.push((at, server));
         }
         self.single_writer.became_primary(epoch, rows);
         self.one_holder.became_primary(at, began, &mut self.findings);
@@ -467,7 +470,7 @@ mod tests {
         assert_eq!(oracle.findings().violations, Vec::new());
         assert_eq!(oracle.recovered_at(), Some(ms(100)));
         let summary = oracle.summary();
-        assert_eq!((summary.acknowledged, summary.primacies, summary.lost_rows), (2, 2, 0));
+        assert_eq!((summary.acknowledged, summary.primacies.len(), summary.lost_rows), (2, 2, 0));
         assert_eq!(oracle.reached().count(Sometimes::PromotionRacedDemotion), 0);
     }
 

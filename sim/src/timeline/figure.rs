@@ -348,7 +348,7 @@ impl Figure<'_> {
             return;
         }
         let x = self.x(at);
-        let text = format!("{} at {at:.3}s", violation.invariant);
+        let text = format!("{} at {}", violation.invariant, violation.at);
         let words = text.chars().count() as f64 * (LETTER + 0.8) + 12.0;
         let left = (x - words / 2.0).clamp(0.0, (self.width() - words).max(0.0));
         self.chart.line("violation", (x, 18.0), (x, height));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::recording::Recording;
 use crate::report::{RunReport, Violation};
 use crate::scenario::{Plan, mode_name, saboteur_name, write_duration};
+use crate::since::Since;
 use crate::trace::Line;
 
 use figure::{Window, draw};
@@ -42,8 +43,6 @@ const LINES_AFTER: usize = 5;
 #[must_use]
 pub fn page(plan: &Plan, report: &RunReport, recording: &Recording) -> String {
     let first = report.violations.first();
-    // An error in the log has no time of its own.
-    let marked = first.filter(|violation| violation.invariant != "log");
     let title = format!("{}, seed {}", plan.name, plan.seed);
     let mut out = String::new();
     put(&mut out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
@@ -55,24 +54,24 @@ pub fn page(plan: &Plan, report: &RunReport, recording: &Recording) -> String {
         &format!("<p>{}</p>\n<p class=\"faint\">{}</p>\n", escape(&plan.claim), terms(plan)),
     );
     put(&mut out, &verdict(first));
-    if let Some(violation) = marked {
+    if let Some(violation) = first {
         let at = violation.at.as_secs_f64();
         let begin = -recording.began.as_secs_f64();
         let from = (at - BEFORE).max(begin);
         let until = (at + AFTER).min(end(recording));
         let window = Window { from, until, scale: CLOSE_SCALE };
         put(&mut out, "<h2>Around the violation</h2>\n<figure class=\"close\">\n");
-        put(&mut out, &draw(plan, recording, marked, window));
+        put(&mut out, &draw(plan, recording, first, window));
         put(&mut out, "</figure>\n");
     }
     put(&mut out, "<h2>The whole run</h2>\n<figure>\n");
-    put(&mut out, &draw(plan, recording, marked, whole(recording)));
+    put(&mut out, &draw(plan, recording, first, whole(recording)));
     put(&mut out, &format!("<figcaption>{READING}</figcaption>\n</figure>\n{}", legend()));
     put(&mut out, &numbers(report));
     put(&mut out, &strikes_table(plan, recording));
     put(&mut out, &orders(report));
     put(&mut out, &violations(report));
-    put(&mut out, &trace(recording, marked));
+    put(&mut out, &trace(recording, first));
     put(
         &mut out,
         &format!(
@@ -140,9 +139,9 @@ fn verdict(first: Option<&Violation>) -> String {
                 .into()
         }
         Some(violation) => format!(
-            "<div class=\"verdict\"><strong>{} at {:.3} s</strong><p>{}</p></div>\n",
+            "<div class=\"verdict\"><strong>{} at {}</strong><p>{}</p></div>\n",
             escape(&violation.invariant),
-            violation.at.as_secs_f64(),
+            violation.at,
             escape(&violation.what)
         ),
     }
@@ -236,8 +235,9 @@ fn list<'a>(head: &str, items: impl Iterator<Item = &'a str>) -> String {
 
 /// The trace, where it tells what led to the violation; without one, its end.
 fn trace(recording: &Recording, marked: Option<&Violation>) -> String {
-    let at = marked.map_or(recording.ended, |violation| recording.began + violation.at);
-    let passed = recording.lines.partition_point(|line| line.at <= at);
+    let end = Since::of(recording.ended, recording.began);
+    let at = marked.map_or(end, |violation| violation.at);
+    let passed = recording.lines.partition_point(|line| Since::of(line.at, recording.began) <= at);
     let from = passed.saturating_sub(LINES_BEFORE);
     let until = (passed + LINES_AFTER).min(recording.lines.len());
     let mut text = String::new();
@@ -265,4 +265,49 @@ fn trace_line(recording: &Recording, line: &Line) -> String {
     let since = line.at.as_secs_f64() - recording.began.as_secs_f64();
     let who = line.node.map_or_else(|| "~~~".into(), |node| node.to_string());
     format!("{since:>9.4}s  {who:<4} {}\n", line.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::read;
+    use crate::trace::Kind;
+
+    /// The page of a run that went wrong this long before or after its clients began.
+    fn page_of(invariant: &str, at: Since) -> String {
+        let text = "claim = \"c\"\nduration = \"3s\"\n";
+        let plan = read("test.toml", text).expect("a scenario").plan(0);
+        let second = Duration::from_secs;
+        let line = |at: u64| Line {
+            at: second(at),
+            node: None,
+            kind: Kind::Fault,
+            text: format!("line {at}"),
+        };
+        let recording = Recording {
+            began: second(5),
+            ended: second(8),
+            lines: [1, 2, 4, 6, 7].map(line).into(),
+            ..Recording::default()
+        };
+        let (invariant, what) = (invariant.to_owned(), "it happened".to_owned());
+        let violations = vec![Violation { invariant, at, what }];
+        page(&plan, &RunReport { violations, ..RunReport::default() }, &recording)
+    }
+
+    #[test]
+    fn whatever_came_first_is_marked_where_it_happened() {
+        let founding = Since::of(Duration::from_secs(3), Duration::from_secs(5));
+        for (invariant, at, before, after) in [
+            ("I2", founding, "line 2", "line 4"),
+            ("log", Duration::from_millis(1_500).into(), "line 6", "line 7"),
+        ] {
+            let page = page_of(invariant, at);
+            assert!(page.contains("Around the violation"), "{invariant}");
+            let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
+            let here = place("<span class=\"here\">");
+            assert!(page.contains(&format!("{invariant} at {at}")), "{invariant}");
+            assert!(place(before) < here && here < place(after), "{invariant}");
+        }
+    }
 }

@@ -207,10 +207,9 @@ fn ends_of_orders(report: &RunReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::report::Violation;
+    use crate::since::Since;
 
     fn unlike(seeds: &[(&RunReport, &RunReport)]) -> Vec<String> {
         let mut seen = Seen::default();
@@ -235,7 +234,7 @@ mod tests {
     #[test]
     fn a_violation_that_one_world_alone_has_is_no_chance() {
         let clean = RunReport::default();
-        let (at, what) = (Duration::ZERO, String::new());
+        let (at, what) = (Since::default(), String::new());
         let violation = Violation { invariant: "I1".to_owned(), at, what };
         let broken = RunReport { violations: vec![violation], ..RunReport::default() };
         let said = ["violated first: nothing in messages, I1 or nothing in sockets"];

@@ -12,8 +12,8 @@ use crate::streams::Stream;
 
 /// How many seeds are drawn with the same knowledge.
 pub(super) const BLOCK: u64 = 100;
-/// What a plateau is judged by, in blocks: a thousand seeds.
-const PLATEAU_BLOCKS: usize = 10;
+/// What a plateau is judged by, in runs. A seed whose plan cannot be run tells nothing.
+const PLATEAU: usize = 1_000;
 /// How many plans are remembered: the newest, because what is found late is rare.
 const PLANS_MAX: usize = 2_000;
 /// How many plans compete for being varied.
@@ -25,8 +25,8 @@ const CHOICE_STREAM: u64 = (9 << 56) + 1;
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     states: BTreeSet<u64>,
-    /// How many new ones each block brought.
-    new: Vec<u64>,
+    /// How many runs each block was, and how many new ones it brought.
+    new: Vec<(usize, u64)>,
     /// How many new ones each plan brought, oldest first.
     plans: Vec<(u64, Plan)>,
 }
@@ -35,7 +35,7 @@ impl Seen {
     /// A block is over, in which the runs of these plans passed through these states.
     pub(super) fn end_block(&mut self, mut runs: Vec<(Plan, BTreeSet<u64>)>) {
         runs.sort_by_key(|(plan, _)| plan.seed);
-        let before = self.states.len();
+        let (run, before) = (runs.len(), self.states.len());
         for (plan, states) in runs {
             let known = self.states.len();
             self.states.extend(states);
@@ -46,7 +46,7 @@ impl Seen {
         }
         let surplus = self.plans.len().saturating_sub(PLANS_MAX);
         self.plans.drain(..surplus);
-        self.new.push((self.states.len() - before) as u64);
+        self.new.push((run, (self.states.len() - before) as u64));
     }
 
     /// How many states there were.
@@ -54,15 +54,33 @@ impl Seen {
         self.states.len()
     }
 
-    /// How many new ones each thousand seeds brought; the last may be fewer seeds.
+    /// How many new ones each thousand runs brought, in whole blocks; the last may be fewer.
     pub(super) fn new_per_thousand(&self) -> Vec<u64> {
-        self.new.chunks(PLATEAU_BLOCKS).map(|blocks| blocks.iter().sum()).collect()
+        let mut thousands = Vec::new();
+        let (mut runs, mut sum) = (0, 0);
+        for (run, new) in &self.new {
+            (runs, sum) = (runs + run, sum + new);
+            if runs >= PLATEAU {
+                thousands.push(sum);
+                (runs, sum) = (0, 0);
+            }
+        }
+        if runs > 0 {
+            thousands.push(sum);
+        }
+        thousands
     }
 
-    /// Whether the last thousand seeds brought fewer than `least` new ones.
+    /// Whether the last thousand runs brought fewer than `least` new ones.
     pub(super) fn is_flat(&self, least: u64) -> bool {
-        let last = self.new.iter().rev().take(PLATEAU_BLOCKS);
-        self.new.len() >= PLATEAU_BLOCKS && last.sum::<u64>() < least
+        let (mut runs, mut sum) = (0, 0);
+        for (run, new) in self.new.iter().rev() {
+            (runs, sum) = (runs + run, sum + new);
+            if runs >= PLATEAU {
+                return sum < least;
+            }
+        }
+        false
     }
 
     /// The plan for this seed: for every other one its own, for the rest a variation of one that
@@ -118,15 +136,21 @@ mod tests {
     }
 
     #[test]
-    fn a_plateau_is_a_thousand_seeds_with_little_new() {
-        let profile = profile();
+    fn a_plateau_is_a_thousand_runs_with_little_new() {
+        let plan = profile().plan(0);
         let mut seen = Seen::default();
-        for turn in 1..=10 {
-            assert!(!seen.is_flat(6), "block {turn}");
-            block(5..6, &mut seen, &profile);
+        // Half of the seeds of each block have plans that cannot be run.
+        let mut block = |states: u64| {
+            let known = (0..states).collect();
+            let mut runs = vec![(plan.clone(), BTreeSet::new()); 49];
+            runs.push((plan.clone(), known));
+            seen.end_block(runs);
+            (seen.is_flat(6), seen.is_flat(5), seen.new_per_thousand())
+        };
+        for number in 1..20 {
+            assert!(!block(5).0, "block {number}");
         }
-        assert!(seen.is_flat(6) && !seen.is_flat(5));
-        block(9..10, &mut seen, &profile);
-        assert_eq!(seen.new_per_thousand(), [5, 4]);
+        assert_eq!(block(5), (true, false, vec![5]));
+        assert_eq!(block(9), (true, true, vec![5, 4]));
     }
 }

@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::report::Runner;
 use crate::scenario::{BadInput, Document, saboteur_name};
 
-use super::failure::{FAILURES, keep_smaller};
+use super::failure::{FAILURES, SHRUNK, keep_smaller, kept_as};
 use super::mutants::{Fate, Kill};
-use super::shrink::{Effort, kept_as, smaller};
+use super::shrink::{Effort, smaller};
 use super::trouble;
 
 /// So many events a person takes in at a glance.
@@ -52,7 +52,7 @@ pub(super) fn exhibit(
         before: kill.plan.events.len(),
         after: shrunk.plan.events.len(),
         tried: shrunk.tried,
-        plan: kept_as(&kill.plan),
+        plan: kept_as(&kill.plan, effort.world, SHRUNK),
         page,
     })
 }

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::report::{RunOptions, RunReport, Runner, WorldKind};
 use crate::scenario::{Plan, fnv1a, saboteur_name};
 
-use super::shrink::{Effort, Shrunk, USUAL, first_violation, kept_as, smaller, unjudged};
+use super::shrink::{Effort, Shrunk, USUAL, first_violation, smaller, unjudged};
 use super::threads::alone;
 use super::{shrink, timeline};
 
 /// Where failed plans are kept.
 pub(super) const FAILURES: &str = "target/sim-failures";
+/// How the smaller plan of a failed run ends.
+pub(super) const SHRUNK: &str = "shrunk.toml";
 /// How much of a trace is shown; all of it is in the file.
 const SHOWN_LINES: usize = 60;
 /// The versions of everything that a run is made of.
@@ -58,7 +60,7 @@ fn explain(runner: Runner, plan: &Plan, effort: Effort, waived: bool) {
     if let Some(shrunk) = &shrunk {
         let (left, before) = (shrunk.plan.events.len(), plan.events.len());
         eprintln!("shrunk     {left} of {before} events are left: {}", shrunk.violation);
-        let (file, world) = (kept_as(plan), world.name());
+        let (file, world) = (kept_as(plan, world, SHRUNK), world.name());
         eprintln!("replay     cargo run -p sim -- replay {} --world {world}", file.display());
     }
     eprintln!("page       {}", page.display());
@@ -71,9 +73,9 @@ pub(super) fn keep_smaller(
     shrunk: Option<&Shrunk>,
     world: WorldKind,
 ) -> io::Result<PathBuf> {
-    let page = Path::new(FAILURES).join(format!("{}-{}.html", plan.name, plan.seed));
+    let page = kept_as(plan, world, "html");
     if let Some(shrunk) = shrunk {
-        shrink::write(&kept_as(plan), plan, shrunk)?;
+        shrink::write(&kept_as(plan, world, SHRUNK), plan, shrunk, world)?;
     }
     timeline::draw(runner, shrunk.map_or(plan, |shrunk| &shrunk.plan), world, &page)?;
     Ok(page)
@@ -88,7 +90,7 @@ fn as_run(plan: &Plan, options: &RunOptions) -> Plan {
 pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &RunOptions) {
     let again = alone(runner, plan, &RunOptions { keep_trace: true, ..*options });
     let kept = as_run(plan, options);
-    let (plan_file, trace_file) = keep(&kept, &again);
+    let (plan_file, trace_file) = keep(&kept, &again, options.world);
     eprintln!();
     let skipped = again.trace.len().saturating_sub(SHOWN_LINES);
     if skipped > 0 {
@@ -116,11 +118,19 @@ pub(super) fn tell(runner: Runner, plan: &Plan, report: &RunReport, options: &Ru
     eprintln!("replay     cargo run -p sim -- replay {file} --world {world}");
 }
 
+/// Where a file of a failed run is kept. What failed over sockets is another failure, even if it is
+/// the same plan.
+pub(super) fn kept_as(plan: &Plan, world: WorldKind, ending: &str) -> PathBuf {
+    let place = match world {
+        WorldKind::Messages => "",
+        WorldKind::Sockets => "-sockets",
+    };
+    Path::new(FAILURES).join(format!("{}-{}{place}.{ending}", plan.name, plan.seed))
+}
+
 /// Writes both files. Where that fails, the run is still told of, and where the files would be.
-fn keep(plan: &Plan, report: &RunReport) -> (PathBuf, PathBuf) {
-    let stem = format!("{}-{}", plan.name, plan.seed);
-    let plan_file = Path::new(FAILURES).join(format!("{stem}.toml"));
-    let trace_file = Path::new(FAILURES).join(format!("{stem}.trace"));
+fn keep(plan: &Plan, report: &RunReport, world: WorldKind) -> (PathBuf, PathBuf) {
+    let (plan_file, trace_file) = (kept_as(plan, world, "toml"), kept_as(plan, world, "trace"));
     let written = fs::create_dir_all(FAILURES)
         .and_then(|()| fs::write(&plan_file, plan.to_toml()))
         .and_then(|()| fs::write(&trace_file, report.trace.join("\n") + "\n"));
@@ -132,16 +142,15 @@ fn keep(plan: &Plan, report: &RunReport) -> (PathBuf, PathBuf) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::report::Violation;
     use crate::scenario::read;
+    use crate::since::Since;
 
     fn noted(failures: &mut Failures, invariant: &str, what: &str) {
         let text = "claim = \"c\"\nduration = \"3s\"\n";
         let plan = read("test.toml", text).expect("a scenario").plan(0);
-        let (invariant, at) = (invariant.to_owned(), Duration::ZERO);
+        let (invariant, at) = (invariant.to_owned(), Since::default());
         let violations = vec![Violation { invariant, at, what: what.to_owned() }];
         let report = RunReport { violations, ..RunReport::default() };
         failures.note(&plan, &report, &RunOptions::default());

@@ -12,7 +12,7 @@ use crate::report::{RunOptions, RunReport, Runner, Violation, WorldKind};
 use crate::scenario::{BadInput, Document, Plan, parse_duration, read_file, write_duration};
 use crate::shrink::{Trial, shrink};
 
-use super::failure::FAILURES;
+use super::failure::{SHRUNK, kept_as};
 use super::progress::Progress;
 use super::threads::{alone, spread};
 use super::{Ending, now, ready, trouble, why_not};
@@ -71,9 +71,9 @@ pub(super) fn verb(runner: Runner, args: &ShrinkArgs) -> Result<Ending, BadInput
         let what = "is a profile: shrink a plan that came out of it, from target/sim-failures";
         return Err(BadInput::about(&args.plan, what));
     };
-    let file = args.out.clone().unwrap_or_else(|| kept_as(&plan));
+    let file = args.out.clone().unwrap_or_else(|| kept_as(&plan, args.world, SHRUNK));
     let keep = |shrunk: &Shrunk| {
-        write(&file, &plan, shrunk)
+        write(&file, &plan, shrunk, args.world)
             .map_err(|error| trouble(format!("{} cannot be written: {error}", file.display())))
     };
     let world = args.world;
@@ -106,11 +106,6 @@ pub(super) fn verb(runner: Runner, args: &ShrinkArgs) -> Result<Ending, BadInput
     Ok(Ending::Clean)
 }
 
-/// Where the smaller plan of a failed run is kept.
-pub(super) fn kept_as(plan: &Plan) -> PathBuf {
-    Path::new(FAILURES).join(format!("{}-{}.shrunk.toml", plan.name, plan.seed))
-}
-
 /// Whether a search is under way.
 pub(super) fn is_searching() -> bool {
     SEARCHES.load(Ordering::Relaxed) > 0
@@ -120,7 +115,7 @@ pub(super) fn is_searching() -> bool {
 pub(super) fn smaller(runner: Runner, plan: &Plan, violation: Violation, effort: Effort) -> Shrunk {
     SEARCHES.fetch_add(1, Ordering::Relaxed);
     let mut trial = Runs::new(runner, violation.clone(), effort);
-    let best = shrink(&unjudged(plan), violation.at, &mut trial);
+    let best = shrink(&unjudged(plan), violation.at.in_plan(), &mut trial);
     trial.progress.end_line();
     let options = RunOptions { world: effort.world, ..RunOptions::default() };
     let last = first_violation(&alone(runner, &best, &options));
@@ -141,17 +136,24 @@ pub(super) fn unjudged(plan: &Plan) -> Plan {
     plan
 }
 
-/// Writes the smaller plan, with what it came from above it.
-pub(super) fn write(file: &Path, plan: &Plan, shrunk: &Shrunk) -> std::io::Result<()> {
+/// Writes the smaller plan, with what it came from and where it fails above it.
+pub(super) fn write(
+    file: &Path,
+    plan: &Plan,
+    shrunk: &Shrunk,
+    world: WorldKind,
+) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
     let what = shrunk.violation.to_string().replace('\n', " ");
     let head = format!(
-        "# {} of {} events are left of a failing plan of this name, plan hash {:016x}.\n# {what}\n",
+        "# {} of {} events are left of a failing plan of this name, plan hash {:016x}.\n\
+         # In the world of {}: {what}\n",
         shrunk.plan.events.len(),
         plan.events.len(),
         plan.hash(),
+        world.name(),
     );
     fs::write(file, head + &shrunk.plan.to_toml())
 }
@@ -214,7 +216,7 @@ impl Trial for Runs {
             if let Some(found) = found
                 && failing.is_none_or(|(other, _)| index < other)
             {
-                failing = Some((index, found.at));
+                failing = Some((index, found.at.in_plan()));
             }
             true
         });

@@ -41,7 +41,7 @@ pub(super) struct SweepArgs {
     /// Fail, and name them, where some rare states were never reached.
     #[arg(long)]
     require_all_states: bool,
-    /// Stop when a thousand seeds brought fewer new states of the cluster than this.
+    /// Stop when a thousand runs brought fewer new states of the cluster than this.
     #[arg(long)]
     until_plateau: Option<u64>,
     /// Draw every other plan from one that has led to a new state.
@@ -252,7 +252,7 @@ impl Tally {
         let new: Vec<String> =
             self.seen.new_per_thousand().iter().map(ToString::to_string).collect();
         eprintln!(
-            "{} states of the cluster; new ones per thousand seeds: {}",
+            "{} states of the cluster; new ones per thousand runs: {}",
             self.seen.count(),
             new.join(", ")
         );
@@ -277,7 +277,7 @@ impl Tally {
             "outage_median_s": median.as_secs_f64(),
             "outage_worst_s": worst.as_secs_f64(),
             "states": self.seen.count(),
-            "new_states_per_thousand_seeds": self.seen.new_per_thousand(),
+            "new_states_per_thousand_runs": self.seen.new_per_thousand(),
             "sometimes": self.reached,
             "never": self.never(),
         })

@@ -9,6 +9,7 @@ use std::thread;
 
 use crate::report::{RunOptions, RunReport, Runner, Violation};
 use crate::scenario::Plan;
+use crate::since::Since;
 
 /// Enough for the deepest future that a run polls.
 const STACK_BYTES: usize = 16 << 20;
@@ -27,7 +28,7 @@ pub fn alone(runner: Runner, plan: &Plan, options: &RunOptions) -> RunReport {
     match thread.join().expect("a run's panic is caught within its thread") {
         Ok(report) => report,
         Err(panic) => {
-            let at = std::time::Duration::ZERO;
+            let at = Since::default();
             let what = words_of(&*panic);
             let violation = Violation { invariant: "panic".into(), at, what };
             RunReport {

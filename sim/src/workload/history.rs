@@ -76,19 +76,20 @@ impl History {
         self.operations.iter().filter(|operation| operation.ended == ended).count()
     }
 
-    /// The rows whose clients were told COMMIT.
-    #[must_use]
-    pub fn acknowledged(&self) -> BTreeSet<Row> {
-        let acknowledged = self.operations.iter().filter(|o| o.ended == Ended::Acknowledged);
-        acknowledged.map(|operation| operation.row).collect()
-    }
-
     /// The rows whose clients were told that nothing was written: none of them may be there when
     /// the rows are counted.
     #[must_use]
     pub fn refused(&self) -> BTreeSet<Row> {
         let refused = self.operations.iter().filter(|o| o.ended == Ended::Refused);
         refused.map(|operation| operation.row).collect()
+    }
+
+    /// The rows of which nothing had been said when the run ended, and when they were asked for.
+    #[must_use]
+    pub fn open(&self) -> BTreeMap<Row, Duration> {
+        let ended: BTreeSet<Row> = self.operations.iter().map(|operation| operation.row).collect();
+        let open = self.begun.iter().filter(|(row, _)| !ended.contains(row));
+        open.map(|(row, at)| (*row, *at)).collect()
     }
 
     /// When a row was asked for, if it was.
@@ -149,7 +150,6 @@ mod tests {
     fn outcomes_are_told_apart() {
         let history = sample();
         assert_eq!(history.count(Ended::Acknowledged), 5);
-        assert_eq!(history.acknowledged().len(), 5);
         assert_eq!(history.refused().len(), 1);
         assert_eq!(history.count(Ended::Unknown), 1);
     }

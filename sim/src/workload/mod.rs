@@ -25,7 +25,7 @@ use crate::streams::{Stream, Streams, lock};
 use crate::witness::Row;
 
 pub use history::{Ended, History, Operation};
-pub use register::{Truth, Untruth, untruths};
+pub use register::{Truth, Untruth, miscounted, untruths};
 
 /// Servers that clients can connect to.
 pub trait Servers: Clone + Send + Sync + 'static {

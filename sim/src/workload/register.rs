@@ -11,7 +11,7 @@
 //! In an order that agrees with what was told each stretch is in one piece. So what is left to find
 //! is an order of stretches in which nothing comes before what had ended when it began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::scenario::{Fault, Order, Overlap, Plan, unpromised};
@@ -26,7 +26,7 @@ pub enum Truth {
     /// One order of all swaps, as of one machine that never fails. In `quorum-sync`.
     Linearizable,
     /// One history at a time: a failover may give up what was told last, and a later one bring it
-    /// back, but the history changes hands no more often than primacy does. In `async`.
+    /// back, but never has the history changed hands more often than primacy. In `async`.
     OneAtATime,
     /// Rows that were found were written. Where more servers than one may acknowledge for a while.
     NothingInvented,
@@ -90,14 +90,14 @@ struct Told<'a> {
 }
 
 /// Every way in which what the clients were told is not what they may rely on.
-/// `before` is what the register held when the first of them came, `primacies` how often primacy
-/// was given while they came.
+/// `before` is what the register held when the first of them came, `primacies` when each primacy
+/// acknowledged first: one that never did has no part in what was told.
 #[must_use]
 pub fn untruths(
     history: &History,
     before: Option<Row>,
     truth: Truth,
-    primacies: u64,
+    primacies: &[Duration],
 ) -> Vec<Untruth> {
     let told = Told::new(history, before);
     let mut untrue = told.inventions();
@@ -122,6 +122,34 @@ pub fn untruths(
         Truth::NothingInvented => {}
     }
     untrue
+}
+
+/// What a count of the rows says of what clients were told: none of what was refused is there, and
+/// all that was promised before the count.
+#[must_use]
+pub fn miscounted(
+    history: &History,
+    truth: Truth,
+    rows: &[Row],
+    counted: Duration,
+) -> Vec<Untruth> {
+    let rows: BTreeSet<Row> = rows.iter().copied().collect();
+    let wrong = history.operations().iter().filter_map(|operation| {
+        let (row, is_there) = (name(operation.row), rows.contains(&operation.row));
+        let promised = truth == Truth::Linearizable && operation.ended_at <= counted;
+        let what = match operation.ended {
+            Ended::Refused if is_there => {
+                format!("{row} is there, and its client was told that nothing was written")
+            }
+            Ended::Acknowledged if promised && !is_there => format!(
+                "{row} is not there in the end, and its client was told at {} that it is",
+                seconds(operation.ended_at)
+            ),
+            Ended::Acknowledged | Ended::Refused | Ended::Unknown => return None,
+        };
+        Some(Untruth { at: counted, what })
+    });
+    wrong.take(1).collect()
 }
 
 impl<'a> Told<'a> {
@@ -253,21 +281,33 @@ impl<'a> Told<'a> {
     }
 
     /// What one primary acknowledges is one history, and of two rows that found the same, a history
-    /// holds one. So whoever goes on with the other one is another primary.
-    fn branches_that_took_turns(&self, primacies: u64) -> Vec<Untruth> {
+    /// holds one. So whoever acknowledges the other one, or goes on with it, is another primary.
+    fn branches_that_took_turns(&self, primacies: &[Duration]) -> Vec<Untruth> {
         let mut untrue = Vec::new();
         for (found, finders) in self.finders.iter().filter(|(_, finders)| finders.len() > 1) {
+            let found = found.map_or_else(|| "the beginning".to_owned(), name);
+            let mut told: Vec<Duration> =
+                finders.iter().map(|finder| self.swaps[finder].ended).collect();
+            told.sort_unstable();
+            if let Some(Surplus { at, taken, served }) = surplus(&told, primacies) {
+                let what = format!(
+                    "{taken} rows found {found} and were told by {}, when {served} primacies had \
+                     acknowledged anything",
+                    seconds(at)
+                );
+                untrue.push(Untruth { at, what });
+                continue;
+            }
             for (index, one) in finders.iter().enumerate() {
                 for other in &finders[index + 1..] {
-                    let found = found.map_or_else(|| "the beginning".to_owned(), name);
-                    let (turns, back) = (self.turns(*one, *other), self.turns(*other, *one));
-                    let turns = if back.len() > turns.len() { back } else { turns };
-                    untrue.extend(too_many(&turns, primacies, || {
-                        format!(
+                    let orders = [self.turns(*one, *other), self.turns(*other, *one)];
+                    let first = orders.iter().filter_map(|turns| surplus(turns, primacies));
+                    untrue.extend(first.min_by_key(|surplus| surplus.at).map(|surplus| {
+                        surplus.of(&format!(
                             "{} and {} both found {found}, and the histories that go on with them",
                             name(*one),
                             name(*other)
-                        )
+                        ))
                     }));
                 }
             }
@@ -282,28 +322,28 @@ impl<'a> Told<'a> {
     /// a history that holds the branch never goes on with the stem, and before the branch began it
     /// had no turns. So where the stem comes first in turn there may be one turn more than
     /// primacies, and where the branch does there may not. Which of the two is the stem nobody was
-    /// told, but that the one from the beginning hangs on nothing; so what counts is the order with
-    /// fewer turns.
-    fn roots_that_took_turns(&self, primacies: u64) -> Vec<Untruth> {
+    /// told, but that the one from the beginning hangs on nothing; so what counts is what is too
+    /// much in either order.
+    fn roots_that_took_turns(&self, primacies: &[Duration]) -> Vec<Untruth> {
         let roots: Vec<Swap> = self.heads().iter().map(|(head, _)| self.swaps[head]).collect();
         let mut untrue = Vec::new();
         for (index, one) in roots.iter().enumerate() {
             // Those that found the same are compared with each other as what they are.
             for other in roots[index + 1..].iter().filter(|other| other.found != one.found) {
-                let (turns, back) =
-                    (self.turns(one.row, other.row), self.turns(other.row, one.row));
-                let turns = match (one.found, other.found) {
-                    (None, _) => back,
-                    (_, None) => turns,
-                    (Some(_), Some(_)) if back.len() < turns.len() => back,
-                    (Some(_), Some(_)) => turns,
+                let first = |stem: Row, branch: Row| surplus(&self.turns(branch, stem), primacies);
+                let surplus = match (one.found, other.found) {
+                    (None, _) => first(one.row, other.row),
+                    (_, None) => first(other.row, one.row),
+                    (Some(_), Some(_)) => first(one.row, other.row)
+                        .zip(first(other.row, one.row))
+                        .map(|(a, b)| if a.at < b.at { b } else { a }),
                 };
-                untrue.extend(too_many(&turns, primacies, || {
-                    format!(
+                untrue.extend(surplus.map(|surplus| {
+                    surplus.of(&format!(
                         "the histories that begin, as far as anybody was told, with {} and with {}",
                         name(one.row),
                         name(other.row)
-                    )
+                    ))
                 }));
             }
         }
@@ -365,13 +405,33 @@ impl<'a> Told<'a> {
     }
 }
 
-/// That two histories took more turns than there were primacies, known with the first surplus one.
-fn too_many(turns: &[Duration], primacies: u64, which: impl Fn() -> String) -> Option<Untruth> {
-    let most = usize::try_from(primacies).unwrap_or(usize::MAX);
-    let at = *turns.get(most)?;
-    let (which, turns) = (which(), turns.len());
-    let what = format!("{which} took {turns} turns, where primacy was given {primacies} times");
-    Some(Untruth { at, what })
+/// More turns than primacies.
+struct Surplus {
+    /// When that was told.
+    at: Duration,
+    /// How many turns had been taken by then.
+    taken: usize,
+    /// How many primacies had acknowledged by then.
+    served: usize,
+}
+
+impl Surplus {
+    fn of(&self, which: &str) -> Untruth {
+        let Self { at, taken, served } = *self;
+        let what = format!(
+            "{which} took {taken} turns by {}, when {served} primacies had acknowledged anything",
+            seconds(at)
+        );
+        Untruth { at, what }
+    }
+}
+
+/// The first turn that nobody can have taken: each is another primacy's, which acknowledged it.
+fn surplus(turns: &[Duration], primacies: &[Duration]) -> Option<Surplus> {
+    (1..).zip(turns).find_map(|(taken, at)| {
+        let served = primacies.iter().filter(|first| *first <= at).count();
+        (served < taken).then_some(Surplus { at: *at, taken, served })
+    })
 }
 
 fn name(row: Row) -> String {
@@ -413,8 +473,9 @@ mod tests {
         history
     }
 
-    fn sentences(history: &History, before: Option<Row>, truth: Truth, primacies: u64) -> String {
-        let untrue = untruths(history, before, truth, primacies);
+    /// What is said where so many primacies had acknowledged before anybody came.
+    fn sentences(history: &History, before: Option<Row>, truth: Truth, primacies: usize) -> String {
+        let untrue = untruths(history, before, truth, &vec![Duration::ZERO; primacies]);
         untrue.into_iter().map(|untrue| untrue.what).collect::<Vec<String>>().join("; ")
     }
 
@@ -447,12 +508,66 @@ mod tests {
         // 2 and 4 are one history, 3 and 5 the other, and each was told before the next was asked.
         let back = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60), (4, 2, 70, 80)];
         let said = check(Truth::OneAtATime, &back, &[]);
-        assert!(said.contains("took 3 turns, where primacy was given 2 times"), "{said}");
+        assert!(said.contains("took 3 turns by 0.080s, when 2 primacies"), "{said}");
         assert_eq!(check(Truth::NothingInvented, &back, &[]), "");
         // Primacy was given three times: to whoever had 2, had it not, and had it again.
-        assert!(untruths(&history(&back, &[]), None, Truth::OneAtATime, 3).is_empty());
+        let often = |swaps| sentences(&history(swaps, &[]), None, Truth::OneAtATime, 3);
+        assert_eq!(often(&back), "");
         let again = [back.as_slice(), &[(5, 3, 90, 95)]].concat();
-        assert!(!untruths(&history(&again, &[]), None, Truth::OneAtATime, 3).is_empty());
+        assert!(often(&again).contains("took 4 turns"), "{}", often(&again));
+    }
+
+    #[test]
+    fn a_primacy_that_serves_later_excuses_nothing() {
+        let ms = Duration::from_millis;
+        let said = |swaps: &[(u64, u64, u64, u64)], given: &[u64]| {
+            let given: Vec<Duration> = given.iter().map(|at| ms(*at)).collect();
+            let untrue = untruths(&history(swaps, &[]), None, Truth::OneAtATime, &given);
+            untrue.into_iter().map(|untrue| untrue.what).collect::<Vec<String>>().join("; ")
+        };
+        // The one primary loses row 2, and a failover comes long after that.
+        let forgotten = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60)];
+        assert_eq!(said(&forgotten, &[0, 50]), "");
+        let late = said(&forgotten, &[0, 61]);
+        assert!(late.contains("2 rows found row 1") && late.contains("when 1 primacies"), "{late}");
+        // The old primary answers once more after the new one, and two more failovers come later.
+        let back = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60), (4, 2, 70, 80)];
+        assert_eq!(said(&back, &[0, 45, 65]), "");
+        let late = said(&back, &[0, 45, 90, 95]);
+        assert!(
+            late.contains("took 3 turns by 0.080s") && late.contains("when 2 primacies"),
+            "{late}"
+        );
+    }
+
+    #[test]
+    fn one_primary_tells_two_clients_of_the_same_row_never() {
+        // They overlap, so nobody can say which came first.
+        let twice = [(1, 0, 10, 20), (2, 1, 30, 60), (3, 1, 30, 60)];
+        let said = sentences(&history(&twice, &[]), None, Truth::OneAtATime, 1);
+        assert!(said.contains("2 rows found row 1 of client 1"), "{said}");
+        assert_eq!(check(Truth::OneAtATime, &twice, &[]), "");
+        let thrice = [twice.as_slice(), &[(4, 1, 35, 62)]].concat();
+        let said = check(Truth::OneAtATime, &thrice, &[]);
+        assert!(said.contains("3 rows found row 1 of client 1"), "{said}");
+    }
+
+    #[test]
+    fn the_count_holds_what_was_told_and_not_what_was_refused() {
+        let mut history = history(&[(1, 0, 10, 20), (2, 1, 30, 40)], &[(9, 5)]);
+        let refused = Operation { row: row(9), ended: Ended::Refused, ..history.operations()[0] };
+        history.record(refused, Duration::ZERO);
+        let said = |truth, rows: &[u64], counted: u64| {
+            let rows: Vec<Row> = rows.iter().map(|number| row(*number)).collect();
+            let counted = Duration::from_millis(counted);
+            let wrong = miscounted(&history, truth, &rows, counted);
+            wrong.into_iter().map(|untrue| untrue.what).collect::<String>()
+        };
+        assert_eq!(said(Truth::Linearizable, &[1, 2], 100), "");
+        assert!(said(Truth::Linearizable, &[1], 100).contains("row 2 of client 1 is not there"));
+        assert_eq!(said(Truth::Linearizable, &[1], 35), "", "nobody had been told of 2");
+        assert_eq!(said(Truth::OneAtATime, &[1], 100), "", "a failover may lose it");
+        assert!(said(Truth::OneAtATime, &[1, 2, 9], 100).contains("row 9 of client 1 is there"));
     }
 
     /// Row 9 was the first after the fork, and its client was told nothing.
@@ -464,13 +579,13 @@ mod tests {
         let new = [(3, 9, 50, 60), (5, 3, 90, 95), (7, 5, 130, 140)];
         let both = [old.as_slice(), &new].concat();
         let said = check(Truth::OneAtATime, &both, FIRST_AFTER_THE_FORK);
-        assert!(said.contains("row 1 of") && said.contains("took 5 turns, where"), "{said}");
+        assert!(said.contains("row 1 of") && said.contains("took 3 turns by 0.0"), "{said}");
         assert_eq!(check(Truth::NothingInvented, &both, FIRST_AFTER_THE_FORK), "");
         // Nobody was told of the other beginning either: row 2 found what row 8 may have written.
         let unknown = [FIRST_AFTER_THE_FORK, &[(8, 5)]].concat();
         let old = [(2, 8, 30, 40), (4, 2, 70, 80), (6, 4, 110, 120)];
         let said = check(Truth::OneAtATime, &[old, new].concat(), &unknown);
-        assert!(said.contains("row 2 of") && said.contains("took 5 turns, where"), "{said}");
+        assert!(said.contains("row 2 of") && said.contains("took 3 turns by 0.0"), "{said}");
     }
 
     #[test]
@@ -491,7 +606,7 @@ mod tests {
         // A third turn after the first: whoever had 9 would have to be primary once more.
         let again = [stem.as_slice(), &[(5, 3, 90, 95)]].concat();
         let said = check(Truth::OneAtATime, &again, &[(9, 45), (8, 5)]);
-        assert!(said.contains("took 3 turns, where primacy was given 2 times"), "{said}");
+        assert!(said.contains("took 3 turns by 0.095s, when 2 primacies"), "{said}");
     }
 
     #[test]
@@ -535,7 +650,8 @@ mod tests {
     #[test]
     fn an_untruth_is_of_the_time_at_which_the_last_of_its_clients_was_told() {
         let at = |truth, swaps: &[(u64, u64, u64, u64)], primacies| {
-            let untrue = untruths(&history(swaps, &[(9, 5)]), None, truth, primacies);
+            let given = vec![Duration::ZERO; primacies];
+            let untrue = untruths(&history(swaps, &[(9, 5)]), None, truth, &given);
             untrue[0].at.as_millis()
         };
         let twice = [(1, 0, 10, 20), (2, 1, 30, 40), (3, 1, 50, 60), (4, 2, 70, 80)];
@@ -551,14 +667,14 @@ mod tests {
     #[test]
     fn what_was_there_before_is_the_beginning() {
         let history = history(&[(1, 7, 10, 20)], &[]);
-        assert!(!untruths(&history, None, Truth::Linearizable, 1).is_empty());
-        assert!(untruths(&history, Some(row(7)), Truth::Linearizable, 1).is_empty());
+        assert_ne!(sentences(&history, None, Truth::Linearizable, 1), "");
+        assert_eq!(sentences(&history, Some(row(7)), Truth::Linearizable, 1), "");
     }
 
     #[test]
     fn nobody_finds_nothing_where_something_was() {
         let history = history(&[(1, 0, 10, 20), (2, 1, 30, 40)], &[]);
-        assert!(untruths(&history, None, Truth::Linearizable, 1).is_empty());
+        assert_eq!(sentences(&history, None, Truth::Linearizable, 1), "");
         for truth in [Truth::Linearizable, Truth::OneAtATime, Truth::NothingInvented] {
             let said = sentences(&history, Some(row(7)), truth, 1);
             assert_eq!(

@@ -19,6 +19,7 @@ use crate::invariants::{Oracle, Promise, ServerView, WorldView};
 use crate::postgres::{FOREIGN, Registry, Server, ServerConfig, SimPostgres};
 use crate::report::{RunOptions, Violation, WorldKind};
 use crate::scenario::Plan;
+use crate::since::Since;
 use crate::sockets::{CLUSTER, Wires};
 use crate::streams::{Concern, Streams, lock};
 use crate::trace::{Kind, Trace};
@@ -389,7 +390,7 @@ impl World {
 
     /// The same for what became untrue at an earlier time of the world.
     pub(super) fn expectation_failed_at(&self, at: Duration, invariant: &str, what: String) {
-        let at = at.saturating_sub(*lock(&self.began));
+        let at = Since::of(at, *lock(&self.began));
         lock(&self.failed).push(Violation { invariant: invariant.into(), at, what });
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pg_replica::control::Mode;
+use pg_replica::ids::NodeId;
 
 use crate::report::{RunOptions, RunReport, Runner};
 use crate::scenario::{
@@ -29,6 +30,8 @@ use super::{Ending, alone, failure, trouble};
 
 /// The cut and the clients, the same in every run: half of them stay with the primary.
 const BASE: &str = include_str!("base.toml");
+/// Who is primary first, and what everything happens to. By the time of a freeze another may be.
+const FIRST: NodeId = NodeId(1);
 /// How much slower than the others' the primary's clock is, in parts per million.
 const DRIFTS_PPM: [u32; 9] = [0, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 300_000, 500_000];
 /// How long the freeze is, in quarters of a lease.
@@ -110,7 +113,7 @@ impl Frozen {
     fn fault(self) -> Fault {
         let process = if self == Self::Manager { Process::Manager } else { Process::Host };
         let with_clock = self == Self::HostWithClock;
-        Fault::Pause { process, target: Target::Primary, with_clock }
+        Fault::Pause { process, target: Target::Node(FIRST), with_clock }
     }
 }
 
@@ -135,10 +138,11 @@ pub(super) fn envelope(runner: Runner, args: &EnvelopeArgs) -> Result<Ending, Ba
         (case, cell, plan, report)
     };
     let mut measured = Measured::new();
-    let mut broken = 0;
+    let (mut broken, mut elsewhere) = (0, 0);
     spread(args.jobs.get(), runs(args.phases), work, |(case, cell, plan, report)| {
         let worst = measured.entry(case).or_default().entry(cell).or_default();
         *worst = worst.with(&report);
+        elsewhere += u32::from(struck_another(&plan, &report));
         if !report.is_clean() {
             broken += 1;
             failure::tell(runner, &plan, &report, &RunOptions::default());
@@ -155,7 +159,19 @@ pub(super) fn envelope(runner: Runner, args: &EnvelopeArgs) -> Result<Ending, Ba
             write(folder, "figure.svg", &figure::svg(&measured, lease, promised))?;
         }
     }
-    Ok(if broken == 0 { Ending::Clean } else { Ending::Violation })
+    if elsewhere > 0 {
+        eprintln!("in {elsewhere} runs {FIRST} was not primary any more: they measured nothing");
+    }
+    Ok(if broken + elsewhere == 0 { Ending::Clean } else { Ending::Violation })
+}
+
+/// Whether another one was primary than whom the cut and the freeze befell, when they began.
+fn struck_another(plan: &Plan, report: &RunReport) -> bool {
+    let clocks = |event: &&PlanEvent| !matches!(event.fault, Fault::ClockRate { .. });
+    let struck = plan.events.iter().filter(clocks).map(|event| event.at).min();
+    let until = struck.unwrap_or_default().into();
+    let primary = report.primacies.iter().rfind(|(at, _)| *at <= until);
+    primary.is_some_and(|(_, node)| *node != FIRST.0)
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), BadInput> {
@@ -198,7 +214,7 @@ fn plan(base: &Plan, (mode, frozen): Case, cell: Cell, (phase, phases): (u32, u3
     plan.expect.overlap = Overlap::Reported;
     let drift = DRIFTS_PPM[cell.0];
     if drift > 0 {
-        let fault = Fault::ClockRate { target: Target::Primary, ppm: -i64::from(drift) };
+        let fault = Fault::ClockRate { target: Target::Node(FIRST), ppm: -i64::from(drift) };
         plan.events.push(PlanEvent { at: Duration::from_secs(1), fault, lasts: None });
     }
     let lasts = freeze(lease(base), cell.1);
@@ -257,6 +273,20 @@ mod tests {
                 panic!("{}", plan.to_toml())
             };
             assert_eq!(*again, plan);
+        }
+    }
+
+    #[test]
+    fn whoever_is_frozen_wakes_up_before_it_hears_anybody() {
+        let base = base().expect("a good base");
+        for (case, cell, phase) in runs(12) {
+            let plan = plan(&base, case, cell, (phase, 12));
+            let is_cut = |event: &&PlanEvent| matches!(event.fault, Fault::Partition { .. });
+            let end = |event: &PlanEvent| event.at + event.lasts.unwrap_or_default();
+            let healed = plan.events.iter().find(is_cut).map(end).expect("there is a cut");
+            let others = plan.events.iter().filter(|event| !is_cut(event));
+            let woke = others.map(end).max().unwrap_or_default();
+            assert!(woke + lease(&base) / 4 < healed, "{}: {woke:?}, {healed:?}", plan.name);
         }
     }
 
