@@ -103,20 +103,23 @@ impl Core {
         moved || self.agent.starved.is_some()
     }
 
+    /// What a holder says of its Postgres that it cannot look at.
+    fn lost_sight(&self) -> Option<String> {
+        let lost = self.is_holder() && self.agent.is_blind(self.now);
+        lost.then(|| format!("it {}", self.agent.unseen_because()))
+    }
+
     /// I5, I9: a holder that cannot look at its Postgres knows nothing of it: neither whether it
     /// writes nor whether it lives. It is ended like one that hangs, and its primacy given back.
     pub(super) fn why_end_unseen(&self) -> Option<String> {
-        let idle = self.agent.busy.is_none();
-        let end = self.is_holder() && self.agent.is_blind(self.now) && idle && !self.is_down();
-        end.then(|| format!("it {}", self.agent.unseen_because()))
+        let serves = self.agent.busy.is_none() && !self.is_down();
+        self.lost_sight().filter(|_| serves)
     }
 
     /// What a holder proposes that cannot look at its Postgres and has ended it.
     pub(super) fn release_unseen(&self) -> Option<Command> {
-        (self.is_holder() && self.agent.is_blind(self.now)).then(|| {
-            let why = VacateReason::PostgresFailed(format!("it {}", self.agent.unseen_because()));
-            Command::Release { epoch: self.control.primacy.epoch, why }
-        })
+        let why = VacateReason::PostgresFailed(self.lost_sight()?);
+        Some(Command::Release { epoch: self.control.primacy.epoch, why })
     }
 
     /// Whether a holder asks for more time: not for a server that it has lost sight of, nor for one
