@@ -102,11 +102,12 @@ impl<E: NodeEnv> Shared<E> {
         let _ = self.inbox.send(Input::Event(event)).await;
     }
 
-    /// Starts a task that ends with the node: once that is over, it is dropped where it waits.
+    /// Starts a task that ends with the node: once that is over, it is dropped where it waits. It is
+    /// boxed first, because a task is many kilobytes and is moved several times on its way.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone();
+        let (ended, task) = (self.ended.clone(), Box::pin(task));
         drop(E::Rt::spawn(async move {
-            drop(select(pin!(ended.acquire()), pin!(task)).await);
+            drop(select(pin!(ended.acquire()), task).await);
         }));
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Machine {
     pub(super) host: Host,
     pub(super) server: Server,
     pub(super) guard: SimGuard,
-    pub(super) config: NodeConfig,
+    pub(super) config: Arc<NodeConfig>,
     /// Gone for ever.
     pub(super) destroyed: bool,
 }
@@ -179,7 +179,7 @@ impl World {
             max_lag_bytes: self.plan.cluster.max_lag_bytes,
             ..Settings::default()
         };
-        let config = NodeConfig {
+        let config = Arc::new(NodeConfig {
             node,
             cluster: CLUSTER.into(),
             founding,
@@ -189,7 +189,7 @@ impl World {
             raft_election_ms: (350, 500),
             raft_snapshot_every: self.plan.cluster.snapshot_every,
             sabotage: self.sabotage,
-        };
+        });
         if self.plan.cluster.existing.contains(&node) {
             server.hold_existing();
         }
@@ -246,7 +246,7 @@ impl World {
                 None => {
                     let postgres = SimPostgres::new(machine.server.clone());
                     let env = machine.host.env(&exchange, postgres, machine.guard.clone());
-                    run(env, machine.config, observer).await
+                    run(env, (*machine.config).clone(), observer).await
                 }
             }
         };

@@ -46,7 +46,7 @@ pub(super) async fn whole_node(
 
     let postgres = SimPostgres::new(machine.server.clone());
     let env = host.env_over(network, postgres, machine.guard.clone());
-    let ended = run(env, machine.config.clone(), Arc::new(Both(board, observer))).await;
+    let ended = run(env, (*machine.config).clone(), Arc::new(Both(board, observer))).await;
     // The process ends with its loop.
     serving.abort();
     ended

@@ -436,7 +436,7 @@ fn view<Rt: AsyncRuntime + Send + Sync>(metrics: &RaftMetrics<TypeConfig<Rt>>) -
         term: Term(metrics.current_term),
         leader: metrics.current_leader.map(NodeId),
         leads: metrics.state == ServerState::Leader,
-        voters: membership.voter_ids().map(NodeId).collect(),
+        voters: membership.get_joint_config().iter().flatten().copied().map(NodeId).collect(),
         learners: membership.learner_ids().map(NodeId).collect(),
         behind: others.map(|(id, held)| (NodeId(*id), lag(held))).collect(),
         changing: membership.get_joint_config().len() > 1,
