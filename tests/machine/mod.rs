@@ -7,11 +7,11 @@ use pg_replica::os::postgres::{Account, Installation};
 pub(crate) fn installation() -> Option<Installation> {
     match Installation::find(None, None) {
         Ok(installation) => Some(installation),
-        Err(why) if std::env::var_os("PG_REPLICA_WITHOUT_POSTGRES").is_some() => {
+        Err(why) if std::env::var_os("WITHOUT_POSTGRES").is_some() => {
             eprintln!("left out: {why}");
             None
         }
-        Err(why) => panic!("{why}; ci/install does, or set PG_REPLICA_WITHOUT_POSTGRES=1"),
+        Err(why) => panic!("{why}; ci/install does, or set WITHOUT_POSTGRES=1"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::folder::Folder;
-use super::machine::free_ports;
+use super::machine::{free_ports, installation};
 use super::within;
 
 fn demo(folder: &Folder, arguments: &[&str]) -> Command {
@@ -43,6 +43,7 @@ fn await_a_primary(folder: &Folder) -> PathBuf {
 
 #[test]
 fn the_demonstration_serves_loses_nothing_and_leaves_nothing_behind() {
+    let Some(_) = installation() else { return };
     for mode in ["quorum-sync", "async"] {
         demonstrates(mode);
     }
@@ -73,6 +74,7 @@ fn demonstrates(mode: &str) {
 
 #[test]
 fn a_demonstration_that_is_killed_takes_its_nodes_guards_and_servers_with_it() {
+    let Some(_) = installation() else { return };
     let folder = Folder::new("killed");
     let mut demo: Child = demo(&folder, &[]).spawn().expect("it runs");
     await_a_primary(&folder);
@@ -123,6 +125,7 @@ fn a_node_that_cannot_run_says_why_in_one_sentence() {
 /// All three at once: whoever is handed primacy is about to end itself.
 #[test]
 fn nodes_that_are_asked_to_end_leave_no_server_and_no_guard() {
+    let Some(_) = installation() else { return };
     let folder = Folder::new("end");
     let secret = folder.secret();
     let ports = free_ports::<9>().map(|port| format!("127.0.0.1:{port}"));

@@ -2,7 +2,7 @@
 //! one, so that the model cannot drift from the truth.
 //!
 //! The real part needs PostgreSQL's server programs and says so where there are none: then it
-//! fails, unless `PG_REPLICA_WITHOUT_POSTGRES=1` says that this is known.
+//! fails, unless `WITHOUT_POSTGRES=1` says that this is known.
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 #![allow(clippy::disallowed_methods, reason = "a real server lives in real time")]
 
