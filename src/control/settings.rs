@@ -31,6 +31,7 @@ const OWN_PARAMETERS: &[&str] = &[
     "hba_file",
     "hot_standby",
     "ident_file",
+    "lc_messages",
     "listen_addresses",
     "log_destination",
     "logging_collector",

@@ -36,8 +36,9 @@ pub(super) enum Relation {
 pub(super) enum Mend {
     /// A rewind sees the same fork.
     Rewind,
-    /// One number names two births. A rewind takes them for one timeline: it finds nothing to do,
-    /// or the wrong fork, and leaves rows behind that the primary does not have.
+    /// One number names two births, or a timeline begins before the one that it came after. A rewind
+    /// goes by the numbers and by the next one: it finds nothing to do, or the wrong fork, and leaves
+    /// rows behind that the primary does not have.
     Copy,
 }
 
@@ -66,8 +67,8 @@ pub(super) fn compare(
     let Some((at, line)) = common else { return Relation::Unrelated };
     // Both leave the common timeline somewhere: where they first differ, the directory diverged.
     let diverged = |from| Relation::Diverged { from, mend: mend(history, lineage, sabotage) };
-    let recorded_end = lineage.get(line + 1).map(|next| next.begins);
-    let own_next = history.get(at + 1).map(|next| next.begins);
+    let recorded_end = left_at(&lineage[line + 1..]);
+    let own_next = left_at(&history[at + 1..]);
     match (own_next, recorded_end) {
         (Some(own), Some(recorded)) => diverged(own.min(recorded)),
         (Some(own), None) => diverged(own),
@@ -81,6 +82,13 @@ pub(super) fn compare(
             }
         }
     }
+}
+
+/// Where a line ends that these came after: where the first of them begins. That is not always the
+/// next one: a server that is promoted before it has come to the newest timeline that it knows of
+/// calls that one its parent, and begins before it (docs/postgres.md).
+fn left_at(later: &[TimelineBirth]) -> Option<Lsn> {
+    later.iter().map(|birth| birth.begins).min()
 }
 
 impl Core {
@@ -124,7 +132,9 @@ fn mend(history: &[TimelineBirth], lineage: &[TimelineBirth], sabotage: Sabotage
     let mistakable = history.iter().any(|own| {
         lineage.iter().any(|other| own.timeline == other.timeline && own.born != other.born)
     });
-    if mistakable && !sabotage.is(Saboteur::IgnoreTimelineBirth) {
+    let overtaken =
+        [history, lineage].iter().any(|line| !line.is_sorted_by_key(|birth| birth.begins));
+    if (mistakable || overtaken) && !sabotage.is(Saboteur::IgnoreTimelineBirth) {
         Mend::Copy
     } else {
         Mend::Rewind
@@ -177,6 +187,17 @@ mod tests {
         let recorded = [birth(1, 1, 0)];
         let own = [birth(1, 1, 0), birth(2, 2, 70)];
         assert_eq!(relation(&own, 80, &recorded), diverged(70, Mend::Rewind));
+    }
+
+    #[test]
+    fn a_timeline_that_began_before_its_parent_ends_every_line_before_it_there() {
+        // The holder of 3 knew of 2, had 60 of 1, and its history says that it came from 2.
+        let births = [birth(1, 1, 0), birth(2, 2, 100), birth(3, 3, 60)];
+        assert_eq!(relation(&births[..1], 60, &births), Relation::Behind);
+        assert_eq!(relation(&births[..1], 61, &births), diverged(60, Mend::Copy));
+        assert_eq!(relation(&births[..1], 100, &births), diverged(60, Mend::Copy));
+        assert_eq!(relation(&births[..2], 130, &births), diverged(60, Mend::Copy));
+        assert_eq!(relation(&births, 70, &births), Relation::Behind);
     }
 
     #[test]

@@ -121,6 +121,11 @@ fn log_of(file: &Path) -> String {
 #[test]
 fn a_database_is_taken_over_with_everything_in_it() {
     let Some(mut before) = Before::new("whole") else { return };
+    // It was recovered to a point in time once, and its users are in a hurry.
+    let file = before.data().join("postgresql.conf");
+    let own = fs::read_to_string(&file).expect("it was made");
+    let more = "recovery_target_time = '2001-01-01 00:00:00+00'\nstatement_timeout = '1s'\n";
+    fs::write(&file, own + more).expect("it can be written");
     before.start();
     before.psql("create table kept as select generate_series(1, 1000) as number");
     before.refused("a server runs on");

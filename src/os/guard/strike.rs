@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What the processes of a server are called.
 const SERVER: &[&str] = &["postgres", "postmaster"];
 
-/// What those of a base backup are called; there are two of them, and the one that gets the log
-/// outlives the other where that one is killed.
-const COPYING: &[&str] = &["pg_basebackup"];
+/// What those are called that copy into a directory: a base backup, of which there are two, and the
+/// one that gets the log outlives the other where that one is killed; and a rewind.
+const COPYING: &[&str] = &["pg_basebackup", "pg_rewind"];
 
 /// How soon it is looked again for processes that are still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -37,9 +37,10 @@ pub fn end_postgres(data: &Path) -> usize {
     end_all(data, SERVER)
 }
 
-/// The same for base backups that work in `copy`: whoever began one may have been killed.
-pub fn end_copying(copy: &Path) -> usize {
-    end_all(copy, COPYING)
+/// The same for base backups and rewinds that work in `folder`: whoever began one may have been
+/// killed, and it goes on writing to the paths that it was told, whatever is there by then.
+pub fn end_copying(folder: &Path) -> usize {
+    end_all(folder, COPYING)
 }
 
 fn end_all(folder: &Path, names: &[&str]) -> usize {
@@ -183,7 +184,7 @@ mod tests {
         let other = folder.join("other");
         fs::create_dir_all(&other).unwrap();
         let mut doomed = [sleeper(&folder, "postgres"), sleeper(&folder, "postgres")];
-        let mut copying = sleeper(&folder, "pg_basebackup");
+        let mut copying = [sleeper(&folder, "pg_basebackup"), sleeper(&folder, "pg_rewind")];
         let mut bystanders = [sleeper(&folder, "vim"), sleeper(&other, "postgres")];
         // A process has the name of its program only once it has become that program.
         while look_for(&folder, SERVER).unwrap().len() < 2 {
@@ -197,11 +198,13 @@ mod tests {
             reaped.join().unwrap()
         });
         assert!(reaper);
-        assert!(copying.try_wait().unwrap().is_none(), "a server is no base backup");
+        for one in &mut copying {
+            assert!(one.try_wait().unwrap().is_none(), "a server copies nothing");
+        }
         thread::scope(|scope| {
-            let reaped = scope.spawn(|| copying.wait());
-            assert_eq!(end_copying(&folder), 1);
-            reaped.join().unwrap().unwrap();
+            let reaped = scope.spawn(|| copying.iter_mut().all(|one| one.wait().is_ok()));
+            assert_eq!(end_copying(&folder), 2);
+            assert!(reaped.join().unwrap());
         });
         for bystander in &mut bystanders {
             assert!(bystander.try_wait().unwrap().is_none(), "a bystander was ended");

@@ -192,10 +192,12 @@ pub(super) async fn clone_from(
 ) -> Result<(), PostgresError> {
     check_version_of(plan, source).await?;
     let copy = beside(&plan.data, "copy");
-    let emptied = copy.clone();
+    let (emptied, replaced) = (copy.clone(), plan.data.clone());
     let emptying = tokio::task::spawn_blocking(move || {
-        // One that another manager began may still be at work there.
+        // What another manager began may still be at work there, and a rewind would go on in the
+        // directory that takes the place of its own.
         end_copying(&emptied);
+        end_copying(&replaced);
         clear(&emptied)?;
         fs::create_dir(&emptied)
     });
@@ -226,7 +228,7 @@ pub(super) async fn clone_from(
     now_complete(&plan.data).map_err(transient)
 }
 
-/// A base backup in this folder: no process of it is left behind.
+/// A base backup or a rewind in this folder: no process of it is left behind.
 struct Copying<'a>(&'a Path);
 
 impl Drop for Copying<'_> {
@@ -242,6 +244,9 @@ pub(super) async fn rewind(
     seen: &Observation,
 ) -> Result<RewindReport, PostgresError> {
     check_startable(plan)?;
+    let data = plan.data.clone();
+    let ended = tokio::task::spawn_blocking(move || end_copying(&data)).await;
+    ended.map_err(io::Error::other).map_err(transient)?;
     if is_running(&plan.data) {
         return Err(PostgresError::Transient("the server runs".into()));
     }
@@ -261,6 +266,8 @@ pub(super) async fn rewind(
     // The tool recovers what a crash left, but not a standby's.
     remove(&plan.data.join("standby.signal")).map_err(transient)?;
     let mut command = plan.command("pg_rewind");
+    // It is found by where it works, should its parent be killed.
+    command.current_dir(&plan.data);
     command
         .arg("-D")
         .arg(&plan.data)

@@ -1,5 +1,6 @@
 //! Looking at the server, and at its directory where it does not run.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -171,7 +172,7 @@ pub(super) async fn look(
     followed: &Followed,
     resting: &Resting,
 ) -> Result<Observation, PostgresError> {
-    if !plan.data.join("PG_VERSION").exists() {
+    if !holds_a_database(plan)? {
         return Ok(Observation::of_nothing());
     }
     let Some(server) = postmaster(&plan.data) else {
@@ -207,6 +208,19 @@ pub(super) async fn look(
             Ok(seen)
         }
     }
+}
+
+/// What cannot be seen is not taken for gone, nor is a directory under a server that runs in it.
+fn holds_a_database(plan: &PostgresPlan) -> Result<bool, PostgresError> {
+    let version = plan.data.join("PG_VERSION");
+    let blind = |why: &dyn Display| {
+        PostgresError::Transient(format!("{} cannot be seen: {why}", version.display()))
+    };
+    let holds = version.try_exists().map_err(|error| blind(&error))?;
+    if !holds && may_serve(&plan.data) {
+        return Err(blind(&"a server works in a directory that holds no database"));
+    }
+    Ok(holds)
 }
 
 async fn question(

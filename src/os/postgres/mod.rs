@@ -518,10 +518,12 @@ impl OsPostgres {
         let question = "select pg_promote(true, 30)";
         match ask(client.query_one(question, &[]), PROMOTION_DEADLINE).await {
             Ok(row) if row.get::<_, bool>(0) => {}
-            Ok(_) | Err(NoAnswer::Silent) => {
-                return Err(PostgresError::Unknown("the promotion takes long".into()));
+            Ok(_) => return Err(PostgresError::Unknown("the promotion takes long".into())),
+            // Once it was asked for, it may take place whatever became of the question.
+            Err(why) => {
+                let why = PostgresError::from(why);
+                return Err(PostgresError::Unknown(format!("the end of the promotion: {why}")));
             }
-            Err(why) => return Err(why.into()),
         }
         // Others compare control files, and this one's names the new timeline from here on.
         drop(tokio::spawn(async move {

@@ -80,6 +80,11 @@ pub(super) async fn ask<T>(
     }
 }
 
+/// The node has limits of its own. Those that somebody set for everybody would break off what it has
+/// begun, a promotion among others.
+const UNHURRIED: &str =
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+
 /// Connects to this machine's server, as the node.
 pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
     let socket = plan.socket_folder().join(format!(".s.PGSQL.{}", plan.port));
@@ -93,6 +98,7 @@ pub(super) async fn connect(plan: &PostgresPlan) -> Result<Client, NoAnswer> {
         .user(KEEPER)
         .password(&plan.secret)
         .dbname("postgres")
+        .options(UNHURRIED)
         .application_name("pg_replica node");
     open(&config, NoTls, ANSWER_DEADLINE).await
 }
@@ -111,7 +117,7 @@ pub(super) async fn connect_at(
 ) -> Result<Client, NoAnswer> {
     let mut config = Config::new();
     config.host(host).port(port).tcp_user_timeout(TCP_PATIENCE);
-    config.user(STREAMER).password(&plan.secret).dbname("postgres");
+    config.user(STREAMER).password(&plan.secret).dbname("postgres").options(UNHURRIED);
     config.application_name(format!("pg_replica {}", plan.node));
     match &plan.tls {
         None => open(&config, NoTls, REMOTE_DEADLINE).await,

@@ -21,12 +21,13 @@ use super::waits::Waits;
 pub(super) const FILE: &str = "pg_replica.conf";
 
 /// Parameters that nobody but the node sets.
-const OWNED: [&str; 16] = [
+const OWNED: [&str; 17] = [
     "data_sync_retry",
     "fsync",
     "full_page_writes",
     "hba_file",
     "hot_standby",
+    "lc_messages",
     "listen_addresses",
     "log_destination",
     "logging_collector",
@@ -43,6 +44,16 @@ const OWNED: [&str; 16] = [
 /// The same, where the servers speak TLS with each other: the switch, and where the authority, the
 /// certificate and its key are.
 const TLS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
+
+/// Where a recovery would end. A directory that was once recovered to a point in time still says so,
+/// and its server would never become primary.
+const ENDS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
 
 /// What the node asks of the server where nobody asks for something else.
 const USUAL: [(&str, &str); 11] = [
@@ -155,11 +166,14 @@ fn parameters(
         ("wal_log_hints", "on".into()),
         ("hba_file", plan.access_file().display().to_string()),
         ("hot_standby", "on".into()),
+        // Why a standby is refused is read from its log.
+        ("lc_messages", "C".into()),
         ("listen_addresses", plan.listen.clone()),
         // A standby that is refused says so in its log alone.
         ("log_destination", "stderr".into()),
         ("logging_collector", "off".into()),
         ("port", plan.port.to_string()),
+        ("recovery_target_timeline", "latest".into()),
         // It would let clients in before standbys have what it recovered.
         ("restart_after_crash", "off".into()),
         // A role or a session may choose otherwise for itself.
@@ -169,6 +183,7 @@ fn parameters(
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
     ];
     all.extend(owned);
+    all.extend(ENDS.map(|name| (name, String::new())));
     if plan.tls.is_some() {
         let files = plan.tls_files().map(|file| file.display().to_string());
         all.extend(TLS.into_iter().zip(["on".to_owned()].into_iter().chain(files)));
