@@ -71,6 +71,7 @@ saboteurs! {
     PromiseWhileConfigured,
     BelieveTheSetting,
     PageIgnoresTheLease,
+    TrustARecovery,
 }
 
 /// The switch: at most one rule is broken at a time.

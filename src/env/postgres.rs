@@ -221,6 +221,9 @@ pub struct Observation {
     pub process: Process,
     /// In recovery or not.
     pub side: Side,
+    /// It is in recovery and was told to end it, in this epoch: it becomes primary once it has
+    /// replayed all that it has, whether or not whoever told it lives to see that.
+    pub promoting: Option<Epoch>,
     /// The directory's timelines, oldest first.
     pub history: Vec<TimelineBirth>,
     /// Whether the log on this disk reaches the point from which the directory is consistent. It
@@ -261,6 +264,7 @@ impl Observation {
             ever_started: false,
             process: Process::Down { clean: true },
             side: Side::Standby,
+            promoting: None,
             history: Vec::new(),
             complete: true,
             flushed: None,
@@ -275,17 +279,18 @@ impl Observation {
         }
     }
 
-    /// Where the directory ends, where that is known without a recovery.
+    /// Where the directory ends, where that is known without a recovery and stays so.
     #[must_use]
     pub fn position(&self) -> Option<WalPosition> {
-        let last = self.history.last()?;
+        let last = self.history.last().filter(|_| self.promoting.is_none())?;
         Some(WalPosition { born: last.born, timeline: last.timeline, flushed: self.flushed? })
     }
 
     /// Whether a process exists that is out of recovery, or may come out of it: it can acknowledge.
     #[must_use]
     pub fn may_write(&self) -> bool {
-        self.side == Side::Primary && !matches!(self.process, Process::Down { .. })
+        let writes = self.side == Side::Primary || self.promoting.is_some();
+        writes && !matches!(self.process, Process::Down { .. })
     }
 }
 

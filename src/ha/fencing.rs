@@ -87,5 +87,6 @@ pub(super) fn writable_epoch(agent: &Agent, control: &ControlState) -> Option<Ep
     }
     let seen = agent.seen()?;
     let writes = seen.may_write() && !is_strangers(agent, control);
-    if writes { Some(agent.born().unwrap_or_default()) } else { None }
+    let epoch = || seen.promoting.or_else(|| agent.born()).unwrap_or_default();
+    writes.then(epoch)
 }

@@ -66,10 +66,13 @@ impl Core {
 
     fn take_observation(
         &mut self,
-        observation: Observation,
+        mut observation: Observation,
         asked: Moment,
         actions: &mut Vec<Action>,
     ) {
+        if self.sabotage.is(Saboteur::TrustARecovery) {
+            observation.promoting = None;
+        }
         // Of a process only: what its directory held before it was started may be another one.
         let runs = observation.process == Process::Up && observation.side == Side::Primary;
         let waits = runs && !observation.admits;

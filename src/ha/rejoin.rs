@@ -36,9 +36,9 @@ pub(super) enum Relation {
 pub(super) enum Mend {
     /// A rewind sees the same fork.
     Rewind,
-    /// One number names two births, or a timeline begins before the one that it came after. A rewind
-    /// goes by the numbers and by the next one: it finds nothing to do, or the wrong fork, and leaves
-    /// rows behind that the primary does not have.
+    /// One number names two births, or a timeline begins before the one that it came after. A
+    /// rewind goes by the numbers and by the next one: it finds nothing to do, or the wrong fork,
+    /// and leaves rows behind that the primary does not have.
     Copy,
 }
 

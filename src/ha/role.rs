@@ -100,7 +100,9 @@ impl Core {
         if member.kind == MemberKind::Witness {
             return Role::Witness;
         }
-        let writes = self.agent.seen().is_some_and(Observation::may_write);
+        let seen = self.agent.seen();
+        let writes = seen.is_some_and(Observation::may_write);
+        let is_one = writes && seen.is_some_and(|seen| seen.promoting.is_none());
         if (writes || self.agent.unseen.is_some()) && self.is_ended() {
             return Role::Fencing;
         }
@@ -110,7 +112,7 @@ impl Core {
         }
         let primacy = &self.control.primacy;
         match primacy.holder {
-            Some(holder) if holder == self.me && writes => Role::Primary,
+            Some(holder) if holder == self.me && is_one => Role::Primary,
             Some(holder) if holder == self.me => Role::Preparing,
             Some(_) => Role::Standby,
             None if primacy.epoch == Epoch::default() => Role::Idle,

@@ -52,7 +52,7 @@ pub enum RunError {
 /// What reaches the loop.
 pub(super) enum Input<E: NodeEnv> {
     /// An event for the core.
-    Event(Event),
+    Event(Box<Event>),
     /// A heartbeat of another member, with the way back.
     Heartbeat {
         report: Box<crate::ha::Report>,
@@ -99,11 +99,11 @@ impl Drop for Ending {
 impl<E: NodeEnv> Shared<E> {
     /// Puts an event into the inbox. Where the loop has ended there is nobody left to tell.
     pub(super) async fn tell(&self, event: Event) {
-        let _ = self.inbox.send(Input::Event(event)).await;
+        let _ = self.inbox.send(Input::Event(Box::new(event))).await;
     }
 
-    /// Starts a task that ends with the node: once that is over, it is dropped where it waits. It is
-    /// boxed first, because a task is many kilobytes and is moved several times on its way.
+    /// Starts a task that ends with the node: once that is over, it is dropped where it waits. It
+    /// is boxed first, because a task is many kilobytes and is moved several times on its way.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let (ended, task) = (self.ended.clone(), Box::pin(task));
         drop(E::Rt::spawn(async move {
@@ -194,17 +194,19 @@ async fn live<E: NodeEnv>(
     node.step(&mut core, Event::Started { armed }, &mut actions, observer).await;
     loop {
         let event = match next_input(shared, &mut events, &core).await {
-            None | Some(Input::Event(Event::Wake)) => Event::Wake,
-            Some(Input::Event(Event::Control(control)))
-                if control.version <= core.control().version =>
-            {
-                // Tasks race to bring the same news; the older ones are no news.
-                continue;
+            None => Event::Wake,
+            Some(Input::Event(event)) => {
+                if let Event::Control(control) = &*event {
+                    // Tasks race to bring the same news; the older ones are no news.
+                    if control.version <= core.control().version {
+                        continue;
+                    }
+                    if is_another(shared, control) {
+                        return other_cluster(shared, control).into();
+                    }
+                }
+                *event
             }
-            Some(Input::Event(Event::Control(control))) if is_another(shared, &control) => {
-                return other_cluster(shared, &control).into();
-            }
-            Some(Input::Event(event)) => event,
             Some(Input::Heartbeat { report, ask, reply }) => {
                 let request = node.wait_for(Waiting::Remote(reply));
                 Event::Heartbeat { request, report, ask }

@@ -38,6 +38,9 @@ pub(crate) trait Ground: Send + Sync {
     /// Has a standby receive and not replay, until its next start.
     fn stop_replay(&self, node: u64) -> impl Future<Output = ()> + Send;
 
+    /// Has a standby that is told to become primary not do so for long.
+    fn hold_back_promotion(&self, node: u64, held: bool) -> impl Future<Output = ()> + Send;
+
     /// Ends a detached standby in the middle of a promotion, of which so much is left.
     fn cut_promotion(
         &self,

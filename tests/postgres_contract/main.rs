@@ -69,6 +69,7 @@ on_both! {
     cases::a_copy_leaves_the_old_directory_aside(2),
     cases::what_members_lack_is_kept_by_whoever_becomes_primary(3),
     cases::parameters_are_in_force_or_wait_for_a_restart_and_nonsense_is_refused(1),
+    starts::a_promotion_is_seen_by_the_next_manager(2),
     starts::a_look_at_a_server_that_hangs_ends_with_it(1),
     starts::a_standby_starts_with_less_than_its_primary_had(2),
     sequences::verbs_in_an_order_that_is_drawn(2),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pg_replica::env::{Postgres, Side, StartAs, StopHow, SyncNames};
 use pg_replica::ids::{Epoch, NodeId, Timeline};
 use pg_replica::os::authority::{Wanted, provide};
-use pg_replica::os::guard::end_postgres;
+use pg_replica::os::guard::{command_line, end_postgres, server_processes};
 use pg_replica::os::postgres::{OsPostgres, PostgresPlan, ServerTls};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -188,6 +188,15 @@ impl Ground for Real {
     async fn stop_replay(&self, node: u64) {
         let client = self.client(node).await.unwrap();
         client.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    }
+
+    async fn hold_back_promotion(&self, node: u64, held: bool) {
+        let signal = if held { Signal::STOP } else { Signal::CONT };
+        for process in server_processes(&self.plan(node).data).unwrap() {
+            if String::from_utf8_lossy(&command_line(process)).contains("startup") {
+                kill_process(process, signal).unwrap();
+            }
+        }
     }
 
     async fn cut_promotion(&self, node: u64, epoch: Epoch, left: CutPromotion) {

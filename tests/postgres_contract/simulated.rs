@@ -93,6 +93,10 @@ impl Ground for Simulated {
         self.server(node).server().set_flaw(PostgresFlaw::ReplayStuck, true);
     }
 
+    async fn hold_back_promotion(&self, node: u64, held: bool) {
+        self.server(node).server().set_flaw(PostgresFlaw::SlowRecovery, held);
+    }
+
     async fn cut_promotion(&self, node: u64, epoch: Epoch, left: CutPromotion) {
         self.server(node).server().cut_promotion(epoch, left);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use pg_replica::env::{OBSERVE_WITHIN, Postgres, Process, Side, StartAs, StopHow, SyncNames};
@@ -11,6 +12,9 @@ use sim::postgres::CutPromotion;
 use super::ground::{
     Ground, PATIENCE, Wrote, found, join, patiently, start_behind, until, until_rows, upstream,
 };
+
+/// For how long nothing comes of what is held back.
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// Whatever a crash leaves of a promotion, the server is none that could be started as a primary:
 /// it would go on writing the timeline that was left. It is a standby, with everything that it had,
@@ -48,6 +52,36 @@ pub(crate) async fn a_promotion_that_is_cut_short_leaves_a_standby<G: Ground>(gr
         let down = server.observe().await.unwrap();
         assert_eq!((down.side, down.history), (Side::Primary, end.history), "{left:?}");
     }
+}
+
+/// What a server was told it does, whether or not whoever told it lives: until then it is no
+/// standby like another one. One that is started later was told nothing.
+pub(crate) async fn a_promotion_is_seen_by_the_next_manager<G: Ground>(mut ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    join(&ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    let server = ground.server(2);
+    server.detach().await.unwrap();
+    assert_eq!(server.observe().await.unwrap().promoting, None);
+    ground.hold_back_promotion(2, true).await;
+    match select(pin!(server.promote(Epoch(2))), pin!(ground.sleep(BRIEFLY))).await {
+        Either::Left((outcome, _)) => panic!("it is not held back: {outcome:?}"),
+        Either::Right(((), _)) => {}
+    }
+    ground.start_manager_anew(2);
+    let server = ground.server(2);
+    let seen = server.observe().await.unwrap();
+    let shown = (seen.process, seen.side, seen.promoting);
+    assert_eq!(shown, (Process::Up, Side::Standby, Some(Epoch(2))));
+    assert!(seen.may_write() && seen.position().is_none(), "{seen:?}");
+    assert!(server.follow(&upstream(&ground, 1, 1)).await.is_err(), "it is about to write");
+    assert!(server.promote(Epoch(3)).await.is_err(), "it will be primary of another epoch");
+    server.stop(StopHow::Immediate).await.unwrap();
+    ground.hold_back_promotion(2, false).await;
+    server.start(&StartAs::Standby { upstream: None }).await.unwrap();
+    let seen = until(&ground, 2, "knows its end", |seen| seen.flushed.is_some()).await;
+    assert_eq!((seen.side, seen.promoting), (Side::Standby, None));
 }
 
 /// Whoever waits for a server's answer hears at once that it has ended: its successor need not wait

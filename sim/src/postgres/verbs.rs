@@ -296,6 +296,8 @@ fn look(state: &mut State, process: Process) -> Observation {
         seen.flushed = Some(directory.flushed());
         seen.replayed = seen.flushed;
     }
+    let promotion = state.running.as_ref().and_then(|run| run.promotion.as_ref());
+    seen.promoting = promotion.map(|promotion| promotion.epoch);
     // What an upstream said is in the log of a server that does not answer yet, too.
     let receiver = state.running.as_ref().and_then(|run| run.receiver.as_ref());
     seen.starved = receiver.and_then(Receiver::starved);

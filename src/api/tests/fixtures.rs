@@ -83,6 +83,7 @@ pub(crate) fn primary(flushed: u64) -> Observation {
         ever_started: true,
         process: Process::Up,
         side: Side::Primary,
+        promoting: None,
         history: vec![birth(1, 1, 0)],
         complete: true,
         parameters: BTreeMap::new(),

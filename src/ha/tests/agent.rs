@@ -487,6 +487,15 @@ fn a_holder_detaches_what_may_be_configured_before_it_promotes() {
     assert_eq!(bench.verbs(), [Verb::Promote(target)]);
 }
 
+/// Whoever told it to become primary is gone, and so is the primacy.
+#[test]
+fn a_server_with_a_promotion_before_it_is_ended_and_promises_nothing() {
+    let mut bench = Bench::new(2, vacated(3, Mode::Async));
+    bench.sees(10, Observation { promoting: Some(Epoch(1)), ..standby(160) });
+    assert_eq!(bench.verbs(), [Verb::Stop(StopHow::Immediate)]);
+    assert!(bench.reports().iter().all(|report| report.detached.is_none()));
+}
+
 fn down() -> Observation {
     Observation { process: Process::Down { clean: false }, flushed: None, ..standby(100) }
 }

@@ -102,6 +102,7 @@ pub(super) fn standby(flushed: u64) -> Observation {
         ever_started: true,
         process: Process::Up,
         side: Side::Standby,
+        promoting: None,
         history: vec![birth(1, 1, 0)],
         complete: true,
         parameters: BTreeMap::new(),

@@ -192,12 +192,12 @@ pub(super) async fn clone_from(
 ) -> Result<(), PostgresError> {
     check_version_of(plan, source).await?;
     let copy = beside(&plan.data, "copy");
-    let (emptied, replaced) = (copy.clone(), plan.data.clone());
+    let (emptied, home) = (copy.clone(), plan.home.clone());
     let emptying = tokio::task::spawn_blocking(move || {
         // What another manager began may still be at work there, and a rewind would go on in the
         // directory that takes the place of its own.
         end_copying(&emptied);
-        end_copying(&replaced);
+        end_copying(&home);
         clear(&emptied)?;
         fs::create_dir(&emptied)
     });
@@ -244,8 +244,8 @@ pub(super) async fn rewind(
     seen: &Observation,
 ) -> Result<RewindReport, PostgresError> {
     check_startable(plan)?;
-    let data = plan.data.clone();
-    let ended = tokio::task::spawn_blocking(move || end_copying(&data)).await;
+    let home = plan.home.clone();
+    let ended = tokio::task::spawn_blocking(move || end_copying(&home)).await;
     ended.map_err(io::Error::other).map_err(transient)?;
     if is_running(&plan.data) {
         return Err(PostgresError::Transient("the server runs".into()));
@@ -266,8 +266,9 @@ pub(super) async fn rewind(
     // The tool recovers what a crash left, but not a standby's.
     remove(&plan.data.join("standby.signal")).map_err(transient)?;
     let mut command = plan.command("pg_rewind");
-    // It is found by where it works, should its parent be killed.
-    command.current_dir(&plan.data);
+    // It is found by where it works, should its parent be killed. That is not the data directory:
+    // the programs that it asks for their version are called like a server.
+    command.current_dir(&plan.home);
     command
         .arg("-D")
         .arg(&plan.data)

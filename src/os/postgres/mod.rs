@@ -2,10 +2,10 @@
 //!
 //! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
 //! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
-//! keeps which primacy created which timeline, `ear` hears whether an upstream lives, `directory`
-//! makes, copies and rewinds data directories, `adopt` prepares those that others made, and `slots`
-//! keeps the log for whom it is needed by. This file puts the verbs of the contract together from
-//! them.
+//! keeps which primacy created which timeline, `promised` that a server was told to begin one,
+//! `ear` hears whether an upstream lives, `directory` makes, copies and rewinds data directories,
+//! `adopt` prepares those that others made, and `slots` keeps the log for whom it is needed by.
+//! This file puts the verbs of the contract together from them.
 
 mod adopt;
 mod births;
@@ -19,6 +19,7 @@ mod introduction;
 mod look;
 mod obedience;
 mod plan;
+mod promised;
 mod server;
 mod session;
 mod settings;
@@ -224,6 +225,10 @@ impl OsPostgres {
         let known = self.0.introductions.make(self.plan(), upstream).await?;
         // Every byte that comes from there can be told apart from here on.
         let seen = self.observe().await?;
+        if let Some(epoch) = seen.promoting {
+            let why = format!("it was told to become primary of {epoch}");
+            return Err(PostgresError::Transient(why));
+        }
         let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.adopt(&known.births, own);
@@ -360,6 +365,10 @@ impl Postgres for OsPostgres {
         if seen.receiver.is_some() || lock(&self.0.wanted).upstream().is_some() {
             let why = "a receiver is configured: detach first";
             return Err(PostgresError::Transient(why.into()));
+        }
+        if let Some(other) = seen.promoting.filter(|other| *other != epoch) {
+            let why = format!("it was told to become primary of {other}");
+            return Err(PostgresError::Transient(why));
         }
         let from = last.map(|birth| birth.timeline).unwrap_or_default();
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
@@ -515,6 +524,7 @@ impl OsPostgres {
 
     async fn end_recovery(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
         let client = connect(self.plan()).await?;
+        promised::note(self.plan(), epoch).map_err(transient)?;
         let question = "select pg_promote(true, 30)";
         match ask(client.query_one(question, &[]), PROMOTION_DEADLINE).await {
             Ok(row) if row.get::<_, bool>(0) => {}

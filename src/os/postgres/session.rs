@@ -80,8 +80,8 @@ pub(super) async fn ask<T>(
     }
 }
 
-/// The node has limits of its own. Those that somebody set for everybody would break off what it has
-/// begun, a promotion among others.
+/// The node has limits of its own. Those that somebody set for everybody would break off what it
+/// has begun, a promotion among others.
 const UNHURRIED: &str =
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 

@@ -45,8 +45,8 @@ const OWNED: [&str; 17] = [
 /// certificate and its key are.
 const TLS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
 
-/// Where a recovery would end. A directory that was once recovered to a point in time still says so,
-/// and its server would never become primary.
+/// Where a recovery would end. A directory that was once recovered to a point in time still says
+/// so, and its server would never become primary.
 const ENDS: [&str; 5] = [
     "recovery_target",
     "recovery_target_lsn",
