@@ -10,8 +10,8 @@ use pg_replica::env::{
 use pg_replica::ids::{Epoch, Lsn, NodeId, Timeline};
 
 use super::ground::{
-    EVENTUALLY, Ground, PATIENCE, Wrote, follow, found, join, patiently, promote, start_behind,
-    sync, until, until_rows, upstream,
+    EVENTUALLY, Ground, PATIENCE, Wrote, follow, found, found_a_pair, join, patiently, promote,
+    start_behind, sync, until, until_rows, upstream,
 };
 
 const BRIEFLY: Duration = Duration::from_millis(700);
@@ -208,10 +208,7 @@ pub(crate) async fn a_manager_that_starts_anew_changes_nothing_by_itself<G: Grou
 }
 
 pub(crate) async fn a_detached_standby_receives_nothing_more<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     ground.server(2).detach().await.unwrap();
     let before = ground.server(2).observe().await.unwrap();
     assert_eq!(before.receiver, None);
@@ -225,10 +222,7 @@ pub(crate) async fn a_detached_standby_receives_nothing_more<G: Ground>(ground: 
 }
 
 pub(crate) async fn a_promotion_opens_a_timeline_of_its_epoch<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     let server = ground.server(2);
     server.detach().await.unwrap();
     let before = server.observe().await.unwrap();
@@ -257,10 +251,7 @@ pub(crate) async fn nothing_is_promoted_while_an_upstream_is_configured<G: Groun
 }
 
 pub(crate) async fn a_diverged_former_primary_is_rewound_and_follows<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     promote(&ground, 2, 2).await;
     assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
     assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
@@ -279,10 +270,7 @@ pub(crate) async fn a_diverged_former_primary_is_rewound_and_follows<G: Ground>(
 /// A rewind recovers a crashed directory by itself first. Whoever looks meanwhile sees no server:
 /// none that could serve anybody, and none that has to be ended.
 pub(crate) async fn a_rewind_under_way_is_never_taken_for_a_server<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     promote(&ground, 2, 2).await;
     assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
     assert_eq!(ground.write(2, 2, PATIENCE).await, Wrote::Acknowledged);
@@ -480,10 +468,7 @@ pub(crate) async fn a_rewind_between_equal_numbers_finds_nothing_to_do<G: Ground
 }
 
 pub(crate) async fn a_rewound_server_needs_what_its_source_wrote_meanwhile<G: Ground>(ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     promote(&ground, 2, 2).await;
     assert_eq!(ground.write(1, 100, PATIENCE).await, Wrote::Acknowledged);
     let server = ground.server(1);

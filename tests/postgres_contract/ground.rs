@@ -139,6 +139,14 @@ pub(crate) async fn join(ground: &impl Ground, node: u64, primary: u64, epoch: u
     follow(ground, node, primary, epoch).await;
 }
 
+/// A new cluster of two, the primary with one row and the standby that has it.
+pub(crate) async fn found_a_pair(ground: &impl Ground) {
+    found(ground, 1, SyncNames::default()).await;
+    join(ground, 2, 1, 1).await;
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(ground, 2, &[1]).await;
+}
+
 /// Calls a verb that speaks with an upstream until that has answered. Returns how often it failed.
 pub(crate) async fn patiently<F>(ground: &impl Ground, mut verb: impl FnMut() -> F) -> u32
 where

@@ -10,7 +10,8 @@ use pg_replica::ids::Epoch;
 use sim::postgres::CutPromotion;
 
 use super::ground::{
-    Ground, PATIENCE, Wrote, found, join, patiently, start_behind, until, until_rows, upstream,
+    Ground, PATIENCE, Wrote, found, found_a_pair, join, patiently, start_behind, until, until_rows,
+    upstream,
 };
 
 /// For how long nothing comes of what is held back.
@@ -57,10 +58,7 @@ pub(crate) async fn a_promotion_that_is_cut_short_leaves_a_standby<G: Ground>(gr
 /// What a server was told it does, whether or not whoever told it lives: until then it is no
 /// standby like another one. One that is started later was told nothing.
 pub(crate) async fn a_promotion_is_seen_by_the_next_manager<G: Ground>(mut ground: G) {
-    found(&ground, 1, SyncNames::default()).await;
-    join(&ground, 2, 1, 1).await;
-    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
-    until_rows(&ground, 2, &[1]).await;
+    found_a_pair(&ground).await;
     let server = ground.server(2);
     server.detach().await.unwrap();
     assert_eq!(server.observe().await.unwrap().promoting, None);
