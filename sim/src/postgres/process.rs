@@ -165,8 +165,9 @@ fn recovery_span(core: &Core, directory: &Directory, flaws: &Flaws) -> Duration 
         return start;
     }
     let redo = Duration::from_micros((directory.log_bytes() / 20).min(1_500_000));
-    let much = flaws.slowness(PostgresFlaw::SlowRecovery) * 5;
-    start + much + core.stream.long_tail(Duration::from_millis(60) + redo, Duration::from_secs(5))
+    start
+        + flaws.slow_replay()
+        + core.stream.long_tail(Duration::from_millis(60) + redo, Duration::from_secs(5))
 }
 
 /// The process itself.

@@ -215,8 +215,7 @@ impl Live<'_> {
                 let span = self.core.stream.long_tail(typical, Duration::from_millis(900));
                 let received = self.run.replay.back().map(|(at, _)| *at);
                 let replay_ends = received.max(self.run.own_log_replayed_at).unwrap_or(self.now);
-                let much = self.flaws.slowness(PostgresFlaw::SlowRecovery) * 5;
-                let opens_at = replay_ends.max(self.now) + much;
+                let opens_at = replay_ends.max(self.now) + self.flaws.slow_replay();
                 self.run.promotion = Some(Promotion { epoch, opens_at, waiting: vec![reply] });
                 self.run.timers.add(opens_at + span, Timer::Promoted);
                 return;

@@ -51,6 +51,11 @@ impl Flaws {
     pub(super) fn slowness(&self, flaw: PostgresFlaw) -> Duration {
         if self.has(flaw) { SLUGGISH } else { Duration::ZERO }
     }
+
+    /// How much longer it takes to replay what there is, after a crash and before a promotion.
+    pub(super) fn slow_replay(&self) -> Duration {
+        self.slowness(PostgresFlaw::SlowRecovery) * 5
+    }
 }
 
 /// How far the process has come.

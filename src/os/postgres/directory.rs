@@ -228,7 +228,7 @@ pub(super) async fn clone_from(
     now_complete(&plan.data).map_err(transient)
 }
 
-/// A base backup or a rewind in this folder: no process of it is left behind.
+/// A base backup in this folder: no process of it is left behind.
 struct Copying<'a>(&'a Path);
 
 impl Drop for Copying<'_> {

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Statement};
 use crate::env::{
     Observation, PostgresError, Process, ReceiverState, Side, StreamState, SyncNames, TimelineBirth,
 };
-use crate::ids::{Epoch, Lsn, SystemId, Timeline};
+use crate::ids::{Lsn, SystemId, Timeline};
 
 use super::Followed;
 use super::births::{Births, newest_in_log, parse_lsn, switches};
@@ -21,7 +21,7 @@ use super::directory::{control_file, lacks_log, now_complete};
 use super::obedience::{Obeyed, is_over, obeyed};
 use super::plan::{PostgresPlan, named};
 use super::promised;
-use super::server::{Status, may_serve, postmaster, tail};
+use super::server::{Postmaster, Status, may_serve, postmaster, tail};
 use super::session::{ANSWER_DEADLINE, NoAnswer, ask, connect};
 use super::settings::{address_in, admits, word_in};
 use super::tools::run;
@@ -185,7 +185,6 @@ pub(super) async fn look(
     };
     let mut kept = kept.lock().await;
     let obeyed = obeyed(plan, &server);
-    let promised = promised::to(plan, &server).map_err(refused)?;
     match question(plan, &mut kept).await {
         Ok(answer) => {
             let at_the_end = is_at_the_end(plan, &answer, resting).await;
@@ -193,7 +192,7 @@ pub(super) async fn look(
             let seen = seen.map_err(|error| {
                 PostgresError::Transient(format!("what the server says is not understood: {error}"))
             })?;
-            Ok(with_promise(seen, promised))
+            with_promise(plan, &server, seen)
         }
         Err(why) => {
             *kept = None;
@@ -207,7 +206,7 @@ pub(super) async fn look(
                     return Err(PostgresError::Transient(why));
                 }
             };
-            let mut seen = with_promise(at_rest(plan, process).await?, promised);
+            let mut seen = with_promise(plan, &server, at_rest(plan, process).await?)?;
             seen.starved = followed.log_from.and_then(|from| last_refusal(plan, from));
             Ok(seen)
         }
@@ -215,9 +214,15 @@ pub(super) async fn look(
 }
 
 /// What a server was told is over once it has done it.
-fn with_promise(seen: Observation, promised: Option<Epoch>) -> Observation {
-    let promoting = promised.filter(|_| seen.side == Side::Standby);
-    Observation { promoting, ..seen }
+fn with_promise(
+    plan: &PostgresPlan,
+    server: &Postmaster,
+    mut seen: Observation,
+) -> Result<Observation, PostgresError> {
+    if seen.side == Side::Standby {
+        seen.promoting = promised::to(plan, server).map_err(refused)?;
+    }
+    Ok(seen)
 }
 
 /// What cannot be seen is not taken for gone, nor is a directory under a server that runs in it.

@@ -225,10 +225,7 @@ impl OsPostgres {
         let known = self.0.introductions.make(self.plan(), upstream).await?;
         // Every byte that comes from there can be told apart from here on.
         let seen = self.observe().await?;
-        if let Some(epoch) = seen.promoting {
-            let why = format!("it was told to become primary of {epoch}");
-            return Err(PostgresError::Transient(why));
-        }
+        promised::refuse(&seen, None)?;
         let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.adopt(&known.births, own);
@@ -366,10 +363,7 @@ impl Postgres for OsPostgres {
             let why = "a receiver is configured: detach first";
             return Err(PostgresError::Transient(why.into()));
         }
-        if let Some(other) = seen.promoting.filter(|other| *other != epoch) {
-            let why = format!("it was told to become primary of {other}");
-            return Err(PostgresError::Transient(why));
-        }
+        promised::refuse(&seen, Some(epoch))?;
         let from = last.map(|birth| birth.timeline).unwrap_or_default();
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.intend(epoch, from);

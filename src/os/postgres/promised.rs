@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use crate::env::{Observation, PostgresError};
 use crate::ids::Epoch;
 
 use super::births::write_whole;
@@ -37,4 +38,11 @@ pub(super) fn to(plan: &PostgresPlan, server: &Postmaster) -> io::Result<Option<
     }
     let epoch = lines.next().and_then(|epoch| epoch.parse().ok()).map(Epoch);
     epoch.map(Some).ok_or_else(|| io::Error::other("the file `promised` is damaged"))
+}
+
+/// Refuses what a server cannot do that was told to become primary, but for being told again.
+pub(super) fn refuse(seen: &Observation, again: Option<Epoch>) -> Result<(), PostgresError> {
+    let told = seen.promoting.filter(|told| Some(*told) != again);
+    let Some(epoch) = told else { return Ok(()) };
+    Err(PostgresError::Transient(format!("it was told to become primary of {epoch}")))
 }
