@@ -72,6 +72,8 @@ saboteurs! {
     BelieveTheSetting,
     PageIgnoresTheLease,
     TrustARecovery,
+    DescendFromHearsay,
+    AwaitALostLine,
 }
 
 /// The switch: at most one rule is broken at a time.

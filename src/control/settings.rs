@@ -47,6 +47,7 @@ const OWN_PARAMETERS: &[&str] = &[
     "recovery_target_timeline",
     "recovery_target_xid",
     "restart_after_crash",
+    "restore_command",
     "synchronous_commit",
     "synchronous_standby_names",
     "unix_socket_directories",

@@ -344,6 +344,10 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     /// until `admit`. Refused while a receiver is attached or an upstream is configured. Calling
     /// twice with the same epoch yields the same birth.
     ///
+    /// No timeline begins before the one that it came after: a standby that was told of a later
+    /// one and has not come there is started anew to forget it. Then this fails, and what
+    /// `set_sync` had put in force has to be said again first.
+    ///
     /// The epoch is on disk before the server is asked, so that no crash leaves a timeline without
     /// one, and with the timeline before this returns, so that no standby gets the one without the
     /// other.
@@ -352,7 +356,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
         epoch: Epoch,
     ) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
 
-    /// Makes a running standby stream from `upstream`, under a name that contains the epoch.
+    /// Makes a running standby stream from `upstream`, under a name that contains the epoch. Where
+    /// it was told of another line than its upstream is on, it is started anew to forget that.
     /// Nothing else can be done meanwhile, so it does not wait longer than a look for words over
     /// the network that have to come first: it fails then, they go on, and the next call for the
     /// same upstream waits for the same words. A `start` with an upstream likewise.

@@ -1,9 +1,9 @@
 //! Rejoin: does a data directory's history agree with the recorded one, and if not, since when?
 //!
 //! The comparison is by birth, not by number: a timeline that was born in another epoch than the
-//! record says is another history, even where number and switch point are the same. The server's
-//! own tools compare by number alone (docs/postgres.md); where that would mislead them, they are
-//! not asked.
+//! record says, or at another place, is another history, even where the number is the same. The
+//! server's own tools compare by number alone (docs/postgres.md); where that would mislead them,
+//! they are not asked.
 
 use crate::control::ControlState;
 use crate::env::{Observation, TimelineBirth};
@@ -52,11 +52,7 @@ pub(super) fn compare(
 ) -> Relation {
     let Some(newest) = history.last() else { return Relation::Unrelated };
     let same = |a: &TimelineBirth, b: &TimelineBirth| {
-        if sabotage.is(Saboteur::IgnoreTimelineBirth) {
-            a.timeline == b.timeline
-        } else {
-            a.timeline == b.timeline && a.born == b.born
-        }
+        if sabotage.is(Saboteur::IgnoreTimelineBirth) { a.timeline == b.timeline } else { a == b }
     };
     // The newest line that both have is the last stretch of common log.
     let common = history
@@ -129,9 +125,9 @@ fn divergence(
 }
 
 fn mend(history: &[TimelineBirth], lineage: &[TimelineBirth], sabotage: Sabotage) -> Mend {
-    let mistakable = history.iter().any(|own| {
-        lineage.iter().any(|other| own.timeline == other.timeline && own.born != other.born)
-    });
+    let mistakable = history
+        .iter()
+        .any(|own| lineage.iter().any(|other| own.timeline == other.timeline && own != other));
     let overtaken =
         [history, lineage].iter().any(|line| !line.is_sorted_by_key(|birth| birth.begins));
     if (mistakable || overtaken) && !sabotage.is(Saboteur::IgnoreTimelineBirth) {
@@ -205,6 +201,12 @@ mod tests {
         let births = [birth(1, 1, 0), birth(2, 2, 100)];
         let crashed = compare(&births[..1], None, &births, Sabotage::NONE);
         assert_eq!(crashed, Relation::Unknown);
+    }
+
+    #[test]
+    fn the_same_birth_at_another_place_is_another_history() {
+        let births = [birth(1, 1, 0), birth(2, 2, 100)];
+        assert_eq!(relation(&[births[0], birth(2, 2, 70)], 140, &births), diverged(70, Mend::Copy));
     }
 
     #[test]

@@ -124,7 +124,8 @@ fn a_database_is_taken_over_with_everything_in_it() {
     // It was recovered to a point in time once, and its users are in a hurry.
     let file = before.data().join("postgresql.conf");
     let own = fs::read_to_string(&file).expect("it was made");
-    let more = "recovery_target_time = '2001-01-01 00:00:00+00'\nstatement_timeout = '1s'\n";
+    let more = "recovery_target_time = '2001-01-01 00:00:00+00'\nstatement_timeout = '1s'\n\
+                restore_command = 'cp /archive/%f %p'\n";
     fs::write(&file, own + more).expect("it can be written");
     before.start();
     before.psql("create table kept as select generate_series(1, 1000) as number");
@@ -153,6 +154,7 @@ fn a_database_is_taken_over_with_everything_in_it() {
         before.try_psql("insert into kept values (1001)").status.success()
     });
     assert_eq!(before.psql("select count(*) from kept"), "1001", "{}", log_of(&log));
+    assert_eq!(before.psql("show restore_command"), "");
     let node = before.node.take().expect("it was started");
     let id = rustix::process::Pid::from_child(&node);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");

@@ -49,6 +49,10 @@ pub(crate) trait Ground: Send + Sync {
         left: CutPromotion,
     ) -> impl Future<Output = ()> + Send;
 
+    /// A standby that follows nobody is told of another server's newest timeline, and gets nothing
+    /// of it: its stream broke off too early.
+    fn tell_of(&self, node: u64, other: u64) -> impl Future<Output = ()> + Send;
+
     /// Stops what tells a server's sessions whom they wait for, or lets it go on.
     fn hold_back_settings(&self, node: u64, held: bool) -> impl Future<Output = ()> + Send;
 

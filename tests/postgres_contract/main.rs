@@ -8,6 +8,7 @@
 
 mod cases;
 mod ground;
+mod hearsay;
 #[path = "../machine/mod.rs"]
 mod machine;
 mod real;
@@ -72,6 +73,8 @@ on_both! {
     starts::a_promotion_is_seen_by_the_next_manager(2),
     starts::a_look_at_a_server_that_hangs_ends_with_it(1),
     starts::a_standby_starts_with_less_than_its_primary_had(2),
+    hearsay::who_was_told_of_a_line_that_lost_follows_the_one_that_won(4),
+    hearsay::no_timeline_begins_before_the_one_that_it_came_after(4),
     sequences::verbs_in_an_order_that_is_drawn(2),
     sequences::verbs_in_another_order(2),
     sequences::verbs_in_a_third_order(2),

@@ -21,7 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 
-use super::ground::{Ground, Wrote, found, join, start_behind, upstream};
+use super::ground::{
+    Ground, PATIENCE, Wrote, follow, found, join, promote, start_behind, until_rows, upstream,
+};
 use super::machine::{account, free_ports, installation};
 
 /// Small, and with nothing outside of the directory that a killed server would leave behind.
@@ -134,6 +136,13 @@ impl Real {
         &self.servers[usize::try_from(node - 1).unwrap()].0
     }
 
+    /// Puts a file into the data directory, as the server's own.
+    fn give(&self, node: u64, path: &Path, bytes: &[u8]) {
+        fs::write(path, bytes).unwrap();
+        let owner = fs::metadata(&self.plan(node).data).unwrap();
+        chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+
     async fn client(&self, node: u64) -> Option<Client> {
         let plan = self.plan(node);
         let mut config = tokio_postgres::Config::new();
@@ -215,11 +224,7 @@ impl Ground for Real {
         intended["intended"] = json!([epoch, last]);
         let next = Timeline(last.0 + 1);
         intended["born"].as_object_mut().unwrap().remove(&next.0.to_string());
-        let give = |path: &Path, bytes: &[u8]| {
-            fs::write(path, bytes).unwrap();
-            let owner = fs::metadata(&plan.data).unwrap();
-            chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
-        };
+        let give = |path: &Path, bytes: &[u8]| self.give(node, path, bytes);
         give(&births, intended.to_string().as_bytes());
         if left == CutPromotion::Record {
             return give(&control, &before);
@@ -244,6 +249,15 @@ impl Ground for Real {
             let text = older.unwrap_or_default() + &line;
             give(&log.join(format!("{:08X}.history", next.0)), text.as_bytes());
         }
+    }
+
+    async fn tell_of(&self, node: u64, other: u64) {
+        let log = |node: u64| self.plan(node).data.join("pg_wal");
+        let newest = self.server(other).observe().await.unwrap().history.last().unwrap().timeline;
+        let name = format!("{:08X}.history", newest.0);
+        self.give(node, &log(node).join(&name), &fs::read(log(other).join(&name)).unwrap());
+        // It looks for more log, and for histories with it, every 200 ms.
+        sleep(Duration::from_secs(1)).await;
     }
 
     async fn hold_back_settings(&self, node: u64, held: bool) {
@@ -353,5 +367,39 @@ fn who_may_come_is_what_the_file_says_at_the_next_start() {
         ground.start_manager_anew(1);
         let why = ground.server(1).admit().await.unwrap_err();
         assert!(why.to_string().contains("believe") && why.is_transient(), "{why}");
+    });
+}
+
+/// What a standby was told of is forgotten by a start, and only where it is in the way.
+#[test]
+fn who_was_told_of_the_line_that_won_goes_on_as_it_is() {
+    run(3, async |ground| {
+        found(&ground, 1, SyncNames::default()).await;
+        join(&ground, 2, 1, 1).await;
+        join(&ground, 3, 1, 1).await;
+        ground.server(3).detach().await.unwrap();
+        assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+        until_rows(&ground, 2, &[1]).await;
+        promote(&ground, 2, 2).await;
+        ground.tell_of(3, 2).await;
+        let process = || fs::read_to_string(ground.plan(3).data.join("postmaster.pid")).unwrap();
+        let before = process();
+        follow(&ground, 3, 2, 2).await;
+        until_rows(&ground, 3, &[1]).await;
+        assert_eq!(process(), before);
+    });
+}
+
+/// What a manager began that was killed goes on by itself, in the folder of the next attempt.
+#[test]
+fn what_another_manager_began_is_ended_before_a_database_is_made() {
+    run(1, async |ground| {
+        let home = ground.plan(1).home.clone();
+        let tool = home.join("initdb");
+        fs::copy("/bin/sleep", &tool).unwrap();
+        let mut left_behind =
+            std::process::Command::new(&tool).arg("60").current_dir(&home).spawn().unwrap();
+        found(&ground, 1, SyncNames::default()).await;
+        assert!(left_behind.try_wait().unwrap().is_some(), "it goes on");
     });
 }

@@ -101,6 +101,10 @@ impl Ground for Simulated {
         self.server(node).server().cut_promotion(epoch, left);
     }
 
+    async fn tell_of(&self, node: u64, other: u64) {
+        self.server(node).server().hear_of(self.server(other).server());
+    }
+
     async fn hold_back_settings(&self, node: u64, held: bool) {
         self.server(node).server().set_flaw(PostgresFlaw::CheckpointerStuck, held);
     }

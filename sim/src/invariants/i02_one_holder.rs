@@ -5,10 +5,11 @@
 //! them, and between two of them it grew by no more than the commands between them can give.
 //! Checked on every acknowledgement: the server holds the epoch it acknowledges in. Checked on
 //! every birth and every start as primary: a timeline with its birth epoch has one creator, one
-//! first position and one history. Since the epoch that put a database on record nobody is primary
-//! with another one's data, and in no epoch does anybody acknowledge with them. (A founder that
-//! froze before its birth was on record may wake up with a database of its own; no client was ever
-//! let in to it, and it is set aside.)
+//! first position and one history, in which no timeline begins before the one that it came after:
+//! a server goes by what its history says, and would take, and send, what is not in it. Since the
+//! epoch that put a database on record nobody is primary with another one's data, and in no epoch
+//! does anybody acknowledge with them. (A founder that froze before its birth was on record may
+//! wake up with a database of its own; no client was ever let in to it, and it is set aside.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -165,6 +166,13 @@ impl OneHolder {
                 format!("{server} is primary of {epoch} with the data of another cluster"),
             );
         }
+        if !history.is_sorted_by_key(|birth| birth.begins) {
+            findings.broken(
+                Invariant::I2,
+                at,
+                format!("{server} is primary on a timeline that began before the one before it"),
+            );
+        }
         let key = (birth.timeline, birth.born);
         if let Some(creation) = self.created.get(&key)
             && creation.server != server
@@ -222,6 +230,17 @@ mod tests {
         assert_kept(&findings);
         check.control(ms(4), &state(5, 2, Some(3)), &mut findings);
         assert_broken(&findings, Invariant::I2, "e2 belongs to n2, and now to n3");
+    }
+
+    #[test]
+    fn a_history_that_runs_backwards_is_seen() {
+        let (mut check, mut findings) = (OneHolder::default(), Findings::default());
+        check.became_primary(ms(1), &began(1, 7, &[]), &mut findings);
+        assert_kept(&findings);
+        let history = [birth(2, 2, 100), birth(3, 3, 60)];
+        let began = Began { epoch: Epoch(3), history: &history, ..began(1, 7, &[]) };
+        check.became_primary(ms(2), &began, &mut findings);
+        assert_broken(&findings, Invariant::I2, "began before the one before it");
     }
 
     #[test]

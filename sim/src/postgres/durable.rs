@@ -4,6 +4,8 @@
 //! here, and it is Postgres's rule: timelines are compared by number and switch point. The epoch
 //! in which a timeline was born is recorded beside it and never consulted by the server itself.
 
+use std::collections::BTreeMap;
+
 use pg_replica::env::{TimelineBirth, Upstream};
 use pg_replica::ids::{Epoch, Lsn, SystemId, Timeline, WalPosition};
 
@@ -87,6 +89,9 @@ pub struct Directory {
     flushed: Lsn,
     history: Vec<TimelineBirth>,
     highest_timeline: Timeline,
+    /// Lines that an upstream told it of, by the number of their newest timeline, as they lie in
+    /// the files of its log. One that is there already is not asked for again.
+    told: BTreeMap<Timeline, Vec<TimelineBirth>>,
     rows: u64,
 }
 
@@ -109,6 +114,7 @@ impl Directory {
             flushed: FIRST_LSN,
             history: vec![TimelineBirth { timeline: Timeline(1), born: epoch, begins: Lsn(0) }],
             highest_timeline: Timeline(1),
+            told: BTreeMap::new(),
             rows: 0,
         }
     }
@@ -122,6 +128,7 @@ impl Directory {
         copy.standby_signal = true;
         copy.ever_started = true;
         copy.upstream = None;
+        copy.told.clear();
         copy.replayed = copy.flushed;
         copy
     }
@@ -162,6 +169,12 @@ impl Directory {
     #[must_use]
     pub fn birth(&self) -> TimelineBirth {
         *self.history.last().expect("a directory has at least the timeline of its initdb")
+    }
+
+    /// The timeline that the newest one came after, as its history says.
+    #[must_use]
+    pub fn parent(&self) -> Timeline {
+        self.history.iter().nth_back(1).map_or(Timeline(0), |birth| birth.timeline)
     }
 
     /// The newest timeline and the end of what is on disk.
@@ -226,11 +239,37 @@ impl Directory {
         self.know(upstream);
     }
 
-    /// Keeps the numbers of timelines that exist elsewhere, as their history files do: the next
-    /// timeline gets a greater one.
+    /// Keeps the histories of timelines that exist elsewhere, before it has anything of these: the
+    /// next timeline gets a greater number.
     pub fn know(&mut self, upstream: &[TimelineBirth]) {
-        let highest = upstream.iter().map(|birth| birth.timeline).max().unwrap_or_default();
-        self.highest_timeline = self.highest_timeline.max(highest);
+        let own = self.birth().timeline;
+        for (at, birth) in upstream.iter().enumerate().filter(|(_, birth)| birth.timeline > own) {
+            self.told.entry(birth.timeline).or_insert_with(|| upstream[..=at].to_vec());
+        }
+    }
+
+    /// The newest line that it was told of and has not come to.
+    #[must_use]
+    pub fn hearsay(&self) -> Option<&[TimelineBirth]> {
+        let (timeline, line) = self.told.last_key_value()?;
+        (*timeline > self.birth().timeline).then_some(line)
+    }
+
+    /// Forgets what it was only told of.
+    pub fn forget_hearsay(&mut self) {
+        let own = self.birth().timeline;
+        self.told.retain(|timeline, _| *timeline <= own);
+    }
+
+    /// The line that a server goes by from now on which went by `line`: the newest that it was told
+    /// of, where that is a child of the other and leaves it at a place that is still ahead.
+    #[must_use]
+    pub fn next_line(&self, line: &[TimelineBirth]) -> Option<Vec<TimelineBirth>> {
+        let newest = self.hearsay()?;
+        let parent = line.last()?.timeline;
+        let at = newest.iter().position(|birth| birth.timeline == parent)?;
+        let left_at = newest.get(at + 1)?.begins;
+        (self.written() <= left_at).then(|| newest.to_vec())
     }
 
     /// Everything up to `lsn` is on disk now.
@@ -255,10 +294,14 @@ impl Directory {
         self.survive_crash(0);
     }
 
-    /// Ends recovery: a new timeline from the end of the log, with the record that opens it.
-    pub fn promote(&mut self, epoch: Epoch) -> TimelineBirth {
+    /// Ends recovery: a new timeline from the end of the log, with the record that opens it. It
+    /// came after the newest one of the `line` that the server goes by, says its history, also
+    /// where that was not reached.
+    pub fn promote(&mut self, epoch: Epoch, line: &[TimelineBirth]) -> TimelineBirth {
         let timeline = self.next_timeline();
         let birth = TimelineBirth { timeline, born: epoch, begins: self.written() };
+        let own = self.birth().timeline;
+        self.history.extend(line.iter().filter(|birth| birth.timeline > own));
         self.history.push(birth);
         self.highest_timeline = timeline;
         self.standby_signal = false;
@@ -271,7 +314,12 @@ impl Directory {
     /// Ends a promotion before it is done. What is left is a standby's to whoever knows that a
     /// promotion was under way, and it starts in recovery again. Returns the timeline that was
     /// opened, if one was.
-    pub fn cut_promotion(&mut self, epoch: Epoch, left: CutPromotion) -> Option<TimelineBirth> {
+    pub fn cut_promotion(
+        &mut self,
+        epoch: Epoch,
+        line: &[TimelineBirth],
+        left: CutPromotion,
+    ) -> Option<TimelineBirth> {
         match left {
             CutPromotion::Segment | CutPromotion::Signal => None,
             CutPromotion::History => {
@@ -279,7 +327,7 @@ impl Directory {
                 None
             }
             CutPromotion::Record => {
-                let birth = self.promote(epoch);
+                let birth = self.promote(epoch, line);
                 self.standby_signal = true;
                 Some(birth)
             }
@@ -287,7 +335,8 @@ impl Directory {
     }
 
     fn next_timeline(&self) -> Timeline {
-        Timeline(self.highest_timeline.max(self.birth().timeline).0 + 1)
+        let told = self.told.keys().next_back().copied().unwrap_or_default();
+        Timeline(self.highest_timeline.max(self.birth().timeline).max(told).0 + 1)
     }
 
     /// Whether a standby that has `timeline` up to `start` can stream from this log, judged as
@@ -344,7 +393,13 @@ impl Directory {
     /// Removes what is older than the end of what is on disk, as a checkpoint without a
     /// replication slot does. The rows stay: they are in the tables.
     pub fn recycle(&mut self) {
-        self.recycled_to = self.flushed;
+        self.recycle_to(self.flushed);
+    }
+
+    /// Removes what is older than that. A copy never had it: it comes with the log that was written
+    /// since it was begun.
+    pub fn recycle_to(&mut self, from: Lsn) {
+        self.recycled_to = self.recycled_to.max(from);
     }
 
     /// Goes back to the fork and returns what only this directory had.
@@ -354,6 +409,7 @@ impl Directory {
         let records = self.wal[keep..].to_vec();
         self.truncate(keep);
         self.history.truncate(fork.last_common + 1);
+        self.told.clear();
         self.flushed = self.written();
         // What follows the fork comes from the source, whose log this directory has from there on.
         self.recycled_to = self.recycled_to.min(self.flushed);
@@ -383,9 +439,22 @@ impl Directory {
         let written = self.written();
         self.replayed = self.replayed.min(written);
         // A timeline of which no record is left has not been reached.
-        let reached = self.history.partition_point(|birth| birth.begins < written);
-        self.history.truncate(reached.max(1));
+        while self.history.len() > 1 && self.birth().begins >= written {
+            self.history.pop();
+        }
     }
+}
+
+/// Up to where two lines are the same to a server, which knows of no epochs; `None` where they do
+/// not part.
+#[must_use]
+pub(super) fn parting(one: &[TimelineBirth], other: &[TimelineBirth]) -> Option<Lsn> {
+    let same = |(a, b): &(&TimelineBirth, &TimelineBirth)| {
+        a.timeline == b.timeline && a.begins == b.begins
+    };
+    let common = one.iter().zip(other).take_while(same).count();
+    let next = [one, other].map(|line| line.get(common).map(|birth| birth.begins));
+    next.into_iter().flatten().min()
 }
 
 impl SetAside {

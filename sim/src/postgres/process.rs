@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use pg_replica::env::{PostgresError, Side, StartAs, SyncNames};
+use pg_replica::env::{PostgresError, Side, StartAs, SyncNames, TimelineBirth};
 use pg_replica::ids::Epoch;
 use pg_replica::sabotage::Saboteur;
 use tokio::sync::{Notify, oneshot};
@@ -48,6 +48,7 @@ impl Core {
     pub(super) fn end_process(&self, state: &mut State, ending: Ending) -> bool {
         let Some(mut run) = state.running.take() else { return false };
         let (side, promotion) = (run.side, run.promotion.take());
+        let line = std::mem::take(&mut run.line);
         let replayed = run.advance_replay(true_now(), state.flaws.has(PostgresFlaw::ReplayStuck));
         self.host.kill(ProcessKind::Postgres);
         if !state.dark {
@@ -67,7 +68,7 @@ impl Core {
             if let Some(promotion) = promotion.filter(|it| it.opens_at <= true_now()) {
                 let left = usize::try_from(self.stream.below(5)).expect("it is below five");
                 if let Some(left) = CutPromotion::ALL.get(left) {
-                    self.cut_promotion(directory, promotion.epoch, *left);
+                    self.cut_promotion(directory, promotion.epoch, &line, *left);
                 }
             }
         }
@@ -80,11 +81,15 @@ impl Core {
         &self,
         directory: &mut Directory,
         epoch: Epoch,
+        line: &[TimelineBirth],
         left: CutPromotion,
     ) {
-        let (server, parent) = (self.node, directory.birth().timeline);
-        if let Some(birth) = directory.cut_promotion(epoch, left) {
-            self.report(Fact::TimelineCreated { server, birth, parent });
+        if let Some(birth) = directory.cut_promotion(epoch, line, left) {
+            self.report(Fact::TimelineCreated {
+                server: self.node,
+                birth,
+                parent: directory.parent(),
+            });
         }
     }
 }
@@ -114,6 +119,7 @@ impl Server {
         let (started, receive) = oneshot::channel();
         let mut run = Running::new(generation, side);
         run.epoch = epoch;
+        run.line = directory.history().to_vec();
         run.sync = sync;
         run.parameters.clone_from(parameters);
         run.was_clean = directory.clean;
@@ -308,6 +314,7 @@ impl Live<'_> {
                 self.answer();
             }
             Side::Standby => {
+                self.go_by_the_newest_line();
                 self.run.replayed = self.dir.replayed.min(self.dir.flushed());
                 let span = self.own_replay_span();
                 self.run.own_log_replayed_at = Some(self.now + span);
@@ -443,6 +450,7 @@ impl Running {
             unacknowledged: Vec::new(),
             walsenders: BTreeMap::new(),
             receiver: None,
+            line: Vec::new(),
             replay: VecDeque::new(),
             replayed: pg_replica::ids::Lsn::default(),
             own_log_replayed_at: None,

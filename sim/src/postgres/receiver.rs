@@ -6,6 +6,7 @@ use pg_replica::env::{PostgresError, Side, TimelineBirth, Upstream};
 use pg_replica::ids::{Epoch, Lsn};
 
 use super::control::Reply;
+use super::durable::parting;
 use super::process::Live;
 use super::state::{Phase, Promotion, Receiver, Stream, Timer};
 use super::wire::{Hello, Input, Link, Peer, Streamed};
@@ -72,6 +73,7 @@ impl Live<'_> {
             upstream,
             stream: Stream::Idle,
             last_heard: self.now,
+            parts_at: None,
             refusal: None,
             for_good: false,
         });
@@ -90,13 +92,22 @@ impl Live<'_> {
     /// confirmation that is still under way says nothing that the disk does not hold.
     pub(super) fn on_detach(&mut self, reply: Reply<()>) {
         self.drop_receiver();
+        self.go_by_the_newest_line();
         self.dir.upstream = None;
         self.run.detaching.push(reply);
         self.begin_flush();
         self.end_detaching();
     }
 
+    /// A standby that finds no more log looks for histories that were not there before.
+    pub(super) fn go_by_the_newest_line(&mut self) {
+        if let Some(line) = self.dir.next_line(&self.run.line) {
+            self.run.line = line;
+        }
+    }
+
     pub(super) fn on_reconnect(&mut self) {
+        self.go_by_the_newest_line();
         let Some(receiver) = &mut self.run.receiver else { return };
         let stops = matches!(self.run.phase, Phase::Stopping { .. });
         if stops || !matches!(receiver.stream, Stream::Idle) {
@@ -136,6 +147,9 @@ impl Live<'_> {
                 receiver.refusal = None;
                 receiver.for_good = false;
                 self.dir.know(&history);
+                self.go_by_the_newest_line();
+                let Some(receiver) = &mut self.run.receiver else { return };
+                receiver.parts_at = parting(&self.run.line, &history);
                 receiver.stream = Stream::Open(link, history);
                 self.confirm();
             }
@@ -153,7 +167,10 @@ impl Live<'_> {
                     self.panic("disk full");
                     return;
                 }
-                self.dir.receive(&records, history);
+                let parts_at = receiver.parts_at;
+                let taken = records
+                    .partition_point(|record| parts_at.is_none_or(|parting| record.end <= parting));
+                self.dir.receive(&records[..taken], history);
                 self.begin_flush();
             }
         }
@@ -233,8 +250,8 @@ impl Live<'_> {
         }
         self.dir.flush_to(self.dir.written());
         self.end_detaching();
-        let parent = self.dir.birth().timeline;
-        let birth = self.dir.promote(epoch);
+        let birth = self.dir.promote(epoch, &self.run.line);
+        let parent = self.dir.parent();
         self.run.side = Side::Primary;
         self.run.epoch = epoch;
         if self.run.sync.confirmations > 0 {

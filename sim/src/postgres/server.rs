@@ -130,8 +130,19 @@ impl Server {
     pub fn cut_promotion(&self, epoch: Epoch, left: CutPromotion) {
         self.kill_process("a promotion that was cut short");
         if let Some(directory) = &mut self.0.state().directory {
-            self.0.cut_promotion(directory, epoch, left);
+            let line = directory.history().to_vec();
+            self.0.cut_promotion(directory, epoch, &line, left);
         }
+    }
+
+    /// The server, which follows nobody, is told of the newest timeline of another one, and has
+    /// nothing of it: its stream broke off too early.
+    pub fn hear_of(&self, other: &Self) {
+        let line = other.0.state().directory.as_ref().map(|other| other.history().to_vec());
+        self.0.with_live(&mut self.0.state(), |live| {
+            live.dir.know(&line.unwrap_or_default());
+            live.go_by_the_newest_line();
+        });
     }
 
     /// Stops the process in its tracks, as SIGSTOP to all of it would. Only a kill gets past it.

@@ -38,6 +38,17 @@ pub(super) struct State {
     pub(super) flaws: Flaws,
 }
 
+impl State {
+    /// The line that a standby was only told of.
+    pub(super) fn hearsay(&self) -> Option<(&Directory, &[TimelineBirth])> {
+        let run = self.running.as_ref()?;
+        // What was asked for already goes by what was known then.
+        let stays = run.side == Side::Standby && run.promotion.is_none();
+        let directory = self.directory.as_ref().filter(|_| stays)?;
+        Some((directory, directory.hearsay()?))
+    }
+}
+
 /// What was injected and not taken back yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flaws(pub(super) BTreeSet<PostgresFlaw>);
@@ -107,6 +118,9 @@ pub(super) struct Running {
 
     pub(super) walsenders: BTreeMap<u64, Walsender>,
     pub(super) receiver: Option<Receiver>,
+    /// The timelines that a standby goes by: its own, and those that it expects to come to. It
+    /// changes its mind for their children only, until it ends.
+    pub(super) line: Vec<TimelineBirth>,
     /// When what was received has been replayed; what is not listed has been.
     pub(super) replay: VecDeque<(Duration, Lsn)>,
     pub(super) replayed: Lsn,
@@ -167,6 +181,9 @@ pub(super) struct Receiver {
     pub(super) upstream: Upstream,
     pub(super) stream: Stream,
     pub(super) last_heard: Duration,
+    /// What is sent from here on is not on the line that the server goes by: it asks again and
+    /// again for something else, and takes nothing.
+    pub(super) parts_at: Option<Lsn>,
     /// Why the upstream last refused.
     pub(super) refusal: Option<String>,
     /// Whether that was its last word, and will not change.

@@ -44,12 +44,13 @@ pub(super) async fn initialise(server: &Server, epoch: Epoch) -> Result<SystemId
 /// Copies the source. The old directory stays until the copy is whole, and is then set aside.
 pub(super) async fn clone_from(server: &Server, source: &Upstream) -> Result<(), PostgresError> {
     let mut tool = Tool::begin(server.core())?;
-    tool.fetch(source, false).await?;
+    let begun = tool.fetch(source, false).await?.flushed();
     tool.work_for(Duration::from_millis(220), Duration::from_secs(4)).await?;
     if tool.core.state().flaws.has(PostgresFlaw::CloneFails) {
         return Err(PostgresError::Transient("the base backup broke off".to_owned()));
     }
-    let copy = tool.fetch(source, false).await?;
+    let mut copy = tool.fetch(source, false).await?;
+    copy.recycle_to(begun);
     let mut state = tool.core.state();
     if state.flaws.has(PostgresFlaw::DiskFull) {
         return Err(PostgresError::Transient("no space left on device".to_owned()));

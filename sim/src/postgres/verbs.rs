@@ -20,9 +20,11 @@ use pg_replica::env::{
     Side, StartAs, StopHow, StreamState, SyncNames, TimelineBirth, Upstream,
 };
 use pg_replica::ids::{Epoch, Lsn, Moment, NodeId, SystemId};
+use pg_replica::sabotage::Saboteur;
 use tokio::sync::oneshot;
 
 use super::control::{Control, Reply};
+use super::durable::Directory;
 use super::introduction::Introductions;
 use super::server::Server;
 use super::state::{Phase, Receiver, State, Walsender};
@@ -74,6 +76,26 @@ impl SimPostgres {
             self.held_up_in.store(stall, Ordering::Relaxed);
         }
         disk.scribble().await.map_err(|error| PostgresError::Transient(error.to_string()))
+    }
+
+    /// Ends the server and starts it without what it was only told of, and does not know any more.
+    async fn forget_hearsay(&self) -> Result<(), PostgresError> {
+        self.server.kill_process("a start without what it was told");
+        if let Some(directory) = &mut self.server.core().state().directory {
+            directory.forget_hearsay();
+        }
+        self.start(&StartAs::Standby { upstream: None }).await
+    }
+
+    /// Whether the server was told of a line that `is_wrong`, and the rule stands that forgets it.
+    fn was_misled(
+        &self,
+        rule: Saboteur,
+        is_wrong: impl FnOnce(&Directory, &[TimelineBirth]) -> bool,
+    ) -> bool {
+        let core = self.server.core();
+        let misled = core.state().hearsay().is_some_and(|(own, told)| is_wrong(own, told));
+        misled && !core.sabotage.is(rule)
     }
 
     async fn command<T>(
@@ -154,12 +176,36 @@ impl Postgres for SimPostgres {
     }
 
     async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
+        let begins_later = |directory: &Directory, line: &[TimelineBirth]| {
+            line.iter().any(|birth| birth.begins > directory.written())
+        };
+        if self.was_misled(Saboteur::DescendFromHearsay, begins_later) {
+            if self.observe().await?.flushed.is_none() {
+                let why = "it does not know yet whether it has come to what it was told of";
+                return Err(PostgresError::Transient(why.to_owned()));
+            }
+            self.forget_hearsay().await?;
+            let why = "it was started anew to forget what it was only told of";
+            return Err(PostgresError::Transient(why.to_owned()));
+        }
         self.command(|reply| Control::Promote(epoch, reply)).await
     }
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.note_wish().await?;
-        self.introductions.make(self.server.core(), upstream).await?;
+        let core = self.server.core();
+        self.introductions.make(core, upstream).await?;
+        if self.was_misled(Saboteur::AwaitALostLine, |_, _| true) {
+            let asked = core.registry.copy(core.place(), upstream.node, false);
+            let answer = within(OBSERVE_WITHIN, asked).await.and_then(Result::ok);
+            let silent = || Err(format!("{} does not answer", upstream.node));
+            let source = answer.unwrap_or_else(silent).map_err(PostgresError::Transient)?;
+            if self
+                .was_misled(Saboteur::AwaitALostLine, |_, line| !source.history().starts_with(line))
+            {
+                self.forget_hearsay().await?;
+            }
+        }
         let upstream = upstream.clone();
         self.command(|reply| Control::Follow(upstream, reply)).await
     }

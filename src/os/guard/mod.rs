@@ -25,7 +25,7 @@ use crate::env::{Armed, Guard, GuardError};
 use crate::ids::Epoch;
 
 pub use process::{GuardPlan, serve};
-pub use strike::{command_line, end_copying, end_postgres, is_server_process, server_processes};
+pub use strike::{command_line, end_filling, end_postgres, is_server_process, server_processes};
 use words::{Answer, Order};
 
 /// An answer comes at once or the guard is not well.

@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What the processes of a server are called.
 const SERVER: &[&str] = &["postgres", "postmaster"];
 
-/// What those are called that copy into a directory: a base backup, of which there are two, and the
-/// one that gets the log outlives the other where that one is killed; and a rewind.
-const COPYING: &[&str] = &["pg_basebackup", "pg_rewind"];
+/// What those are called that fill a directory: a base backup, of which there are two, and the one
+/// that gets the log outlives the other where that one is killed; a rewind; what makes a new one.
+const FILLING: &[&str] = &["pg_basebackup", "pg_rewind", "initdb"];
 
 /// How soon it is looked again for processes that are still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -37,10 +37,10 @@ pub fn end_postgres(data: &Path) -> usize {
     end_all(data, SERVER)
 }
 
-/// The same for base backups and rewinds that work in `folder`: whoever began one may have been
+/// The same for what fills a directory and works in `folder`: whoever began it may have been
 /// killed, and it goes on writing to the paths that it was told, whatever is there by then.
-pub fn end_copying(folder: &Path) -> usize {
-    end_all(folder, COPYING)
+pub fn end_filling(folder: &Path) -> usize {
+    end_all(folder, FILLING)
 }
 
 fn end_all(folder: &Path, names: &[&str]) -> usize {
@@ -203,7 +203,7 @@ mod tests {
         }
         thread::scope(|scope| {
             let reaped = scope.spawn(|| copying.iter_mut().all(|one| one.wait().is_ok()));
-            assert_eq!(end_copying(&folder), 2);
+            assert_eq!(end_filling(&folder), 2);
             assert!(reaped.join().unwrap());
         });
         for bystander in &mut bystanders {

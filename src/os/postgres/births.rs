@@ -141,7 +141,7 @@ pub(super) fn switches(data: &Path, timeline: Timeline) -> io::Result<Vec<Switch
     if timeline == Timeline(1) {
         return Ok(Vec::new());
     }
-    let file = history_file(&data.join("pg_wal"), timeline.0);
+    let file = history_file(&data.join("pg_wal"), timeline);
     let text = fs::read_to_string(&file)
         .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
     parse_switches(&text)
@@ -152,7 +152,8 @@ pub(super) fn switches(data: &Path, timeline: Timeline) -> io::Result<Vec<Switch
 /// promotion makes its first log file before anything else, and may get no further.
 pub(super) fn newest_in_log(data: &Path) -> Timeline {
     let log = data.join("pg_wal");
-    let has_begun = |timeline: &u32| *timeline == 1 || history_file(&log, *timeline).exists();
+    let has_begun =
+        |timeline: &u32| *timeline == 1 || history_file(&log, Timeline(*timeline)).exists();
     let entries = fs::read_dir(&log);
     let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
     let timelines = names.filter_map(|name| {
@@ -163,11 +164,26 @@ pub(super) fn newest_in_log(data: &Path) -> Timeline {
     Timeline(timelines.collect::<BTreeSet<_>>().into_iter().rfind(has_begun).unwrap_or(1))
 }
 
-fn history_file(log: &Path, timeline: u32) -> PathBuf {
-    log.join(format!("{timeline:08X}.history"))
+/// The timelines whose histories are in the log, in order.
+pub(super) fn histories(data: &Path) -> io::Result<Vec<Timeline>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data.join("pg_wal"))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".history"));
+        let number = number.filter(|number| number.len() == 8);
+        found.extend(number.and_then(|number| u32::from_str_radix(number, 16).ok()).map(Timeline));
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
-fn parse_switches(text: &str) -> Option<Vec<Switch>> {
+/// The file with the history of a timeline.
+pub(super) fn history_file(log: &Path, timeline: Timeline) -> PathBuf {
+    log.join(format!("{:08X}.history", timeline.0))
+}
+
+/// What is in such a file.
+pub(super) fn parse_switches(text: &str) -> Option<Vec<Switch>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines = lines.filter(|line| !line.starts_with('#'));
     lines
@@ -198,10 +214,12 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         give_to(&beside, &old)?;
     }
     fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Which files are in a folder is on the disk.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
 /// What stands beside a file or a directory, and is called after it.

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::env::{Observation, PostgresError, RewindReport, Upstream};
 use crate::ids::{Epoch, SystemId};
-use crate::os::guard::end_copying;
+use crate::os::guard::{end_filling, end_postgres};
 
 use super::births::{Births, beside, parse_lsn};
 use super::control_file::ControlFile;
@@ -113,8 +113,17 @@ pub(super) async fn initialise(
         return Err(PostgresError::Permanent(why));
     }
     let fresh = beside(&plan.data, "new");
-    clear(&fresh).map_err(transient)?;
+    let (emptied, home) = (fresh.clone(), plan.home.clone());
+    let emptying = tokio::task::spawn_blocking(move || {
+        // What another manager began may still be at work there, and so may a server of its.
+        end_filling(&home);
+        end_postgres(&emptied);
+        clear(&emptied)
+    });
+    emptying.await.map_err(io::Error::other).and_then(|done| done).map_err(transient)?;
     let mut command = plan.command("initdb");
+    // It is found by where it works, should its parent be killed.
+    command.current_dir(&plan.home);
     command
         .arg("-D")
         .arg(&fresh)
@@ -196,8 +205,8 @@ pub(super) async fn clone_from(
     let emptying = tokio::task::spawn_blocking(move || {
         // What another manager began may still be at work there, and a rewind would go on in the
         // directory that takes the place of its own.
-        end_copying(&emptied);
-        end_copying(&home);
+        end_filling(&emptied);
+        end_filling(&home);
         clear(&emptied)?;
         fs::create_dir(&emptied)
     });
@@ -233,7 +242,7 @@ struct Copying<'a>(&'a Path);
 
 impl Drop for Copying<'_> {
     fn drop(&mut self) {
-        end_copying(self.0);
+        end_filling(self.0);
     }
 }
 
@@ -245,7 +254,7 @@ pub(super) async fn rewind(
 ) -> Result<RewindReport, PostgresError> {
     check_startable(plan)?;
     let home = plan.home.clone();
-    let ended = tokio::task::spawn_blocking(move || end_copying(&home)).await;
+    let ended = tokio::task::spawn_blocking(move || end_filling(&home)).await;
     ended.map_err(io::Error::other).map_err(transient)?;
     if is_running(&plan.data) {
         return Err(PostgresError::Transient("the server runs".into()));

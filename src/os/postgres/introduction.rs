@@ -11,8 +11,10 @@ use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::env::{OBSERVE_WITHIN, PostgresError, Upstream};
+use crate::ids::Timeline;
 
 use super::births::{self, Births};
+use super::hearsay::Line;
 use super::plan::PostgresPlan;
 use super::session::{REMOTE_DEADLINE, ask, connect_to};
 use super::{slots, transient};
@@ -21,6 +23,8 @@ use super::{slots, transient};
 pub(super) struct Introduced {
     /// The births of its timelines.
     pub(super) births: Births,
+    /// By which line one comes to its newest timeline; `None` while it is in recovery.
+    pub(super) line: Option<Line>,
     /// Whether commits wait for nobody there.
     pub(super) nobody: bool,
     /// To ask more.
@@ -80,11 +84,30 @@ impl UnderWay {
 async fn talk(plan: PostgresPlan, with: Upstream) -> Result<Introduced, PostgresError> {
     let client = connect_to(&plan, &with.address).await?;
     let question = format!(
-        "select pg_read_binary_file('{}'), current_setting('synchronous_standby_names') = ''",
+        "select pg_read_binary_file('{}'), current_setting('synchronous_standby_names') = '', \
+         case when pg_is_in_recovery() then null \
+         else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end",
         births::FILE
     );
     let row = ask(client.query_one(&question, &[]), REMOTE_DEADLINE).await?;
     let births = Births::parse(row.get(0)).map_err(transient)?;
+    let line = match row.get(2) {
+        Some(timeline) => Some(line_to(&client, timeline).await?),
+        None => None,
+    };
     slots::claim(&client, plan.node).await?;
-    Ok(Introduced { births, nobody: row.get(1), client, at: Instant::now() })
+    Ok(Introduced { births, line, nobody: row.get(1), client, at: Instant::now() })
+}
+
+/// The line to the timeline with this number, as the names of files have it.
+async fn line_to(client: &Client, timeline: &str) -> Result<Line, PostgresError> {
+    // The first timeline has no such file.
+    let question =
+        format!("select pg_read_binary_file('pg_wal/{timeline}.history', 0, 1048576, true)");
+    let row = ask(client.query_one(&question, &[]), REMOTE_DEADLINE).await?;
+    let history = row.get::<_, Option<&[u8]>>(0).map(String::from_utf8_lossy);
+    let number = u32::from_str_radix(timeline, 16).ok().map(Timeline);
+    number.and_then(|number| Line::of(number, history.as_deref())).ok_or_else(|| {
+        PostgresError::Transient(format!("the history of timeline {timeline} is not understood"))
+    })
 }

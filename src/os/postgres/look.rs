@@ -367,14 +367,19 @@ fn last_refusal(plan: &PostgresPlan, from: u64) -> Option<String> {
 /// The last refusal among these lines. Only the receiver's own words are one: others ask this
 /// server for log that it has not, and it says the same to them.
 fn refusal_in(said: &str) -> Option<String> {
-    const FOR_GOOD: [&str; 4] = [
+    const FOR_GOOD: [&str; 5] = [
+        // The history of a timeline that went before it was copied from its primary.
+        "could not open file \"pg_wal/",
         "requested WAL segment",
         "is not in this server's history",
         "is not a child of this server's history",
         "is ahead of the WAL flush position of this server",
     ];
-    const RECEIVER: [&str; 2] =
-        ["could not start WAL streaming", "could not receive data from WAL stream"];
+    const RECEIVER: [&str; 3] = [
+        "could not start WAL streaming",
+        "could not receive data from WAL stream",
+        "could not receive timeline history file",
+    ];
     let has = |line: &str, signs: &[&str]| signs.iter().any(|sign| line.contains(sign));
     let mut lines = said.lines().rev();
     let line = lines.find(|line| has(line, &FOR_GOOD) && has(line, &RECEIVER))?;
@@ -478,5 +483,9 @@ mod tests {
         assert_eq!(refusal_in(&others), None);
         let said = refusal_in(&format!("{own}\n{others}\n")).unwrap();
         assert!(said.starts_with("requested WAL segment"), "{said}");
+        let lacks = "FATAL:  could not receive timeline history file from the primary server: \
+                     ERROR:  could not open file \"pg_wal/00000002.history\": No such file";
+        let said = refusal_in(lacks).unwrap();
+        assert!(said.ends_with("00000002.history\": No such file"), "{said}");
     }
 }

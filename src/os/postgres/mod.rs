@@ -3,9 +3,10 @@
 //! `plan` is what the node is told of it, `install` finds its programs, `settings` writes its
 //! files, `server` starts and ends its processes, `session` speaks to it, `look` observes, `births`
 //! keeps which primacy created which timeline, `promised` that a server was told to begin one,
-//! `ear` hears whether an upstream lives, `directory` makes, copies and rewinds data directories,
-//! `adopt` prepares those that others made, and `slots` keeps the log for whom it is needed by.
-//! This file puts the verbs of the contract together from them.
+//! `hearsay` forgets those that it was only told of where they are in the way, `ear` hears whether
+//! an upstream lives, `directory` makes, copies and rewinds data directories, `adopt` prepares
+//! those that others made, and `slots` keeps the log for whom it is needed by. This file puts the
+//! verbs of the contract together from them.
 
 mod adopt;
 mod births;
@@ -14,6 +15,7 @@ mod directory;
 mod ear;
 mod given;
 mod guest;
+mod hearsay;
 mod install;
 mod introduction;
 mod look;
@@ -58,7 +60,7 @@ use super::OsEntropy;
 use births::Births;
 use ear::Ear;
 use given::Given;
-use introduction::Introductions;
+use introduction::{Introduced, Introductions};
 use look::{Kept, Resting};
 use session::{ANSWER_DEADLINE, NoAnswer, ask, connect, connect_at};
 use settings::{Wanted, host_and_port};
@@ -221,11 +223,14 @@ impl OsPostgres {
 
     /// What has to be so before the server may be told to stream from there. Returns whether
     /// commits wait for nobody there.
-    async fn prepare_to_follow(&self, upstream: &Upstream) -> Result<bool, PostgresError> {
-        let known = self.0.introductions.make(self.plan(), upstream).await?;
+    fn prepare_to_follow(
+        &self,
+        upstream: &Upstream,
+        known: Introduced,
+        seen: &Observation,
+    ) -> Result<bool, PostgresError> {
         // Every byte that comes from there can be told apart from here on.
-        let seen = self.observe().await?;
-        promised::refuse(&seen, None)?;
+        promised::refuse(seen, None)?;
         let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
         let mut births = Births::read(&self.plan().data).map_err(transient)?;
         births.adopt(&known.births, own);
@@ -244,6 +249,14 @@ impl OsPostgres {
         let mut followed = lock(&self.0.followed);
         followed.log_from = None;
         followed.ear = None;
+    }
+
+    /// It has no upstream any more, and nothing comes.
+    async fn end_following(&self) -> Result<(), PostgresError> {
+        let mark = self.want(|wanted| wanted.follow(self.plan(), None))?;
+        self.follow_nobody().await;
+        self.in_force(mark).await?;
+        self.end_receiver().await
     }
 
     /// Ends the receiver of a server that has no upstream any more, and returns when none was seen
@@ -294,62 +307,7 @@ impl Postgres for OsPostgres {
     }
 
     async fn start(&self, how: &StartAs) -> Result<(), PostgresError> {
-        let plan = self.plan();
-        lock(&self.0.given).pending.clear();
-        server::turn_log_over(plan).map_err(transient)?;
-        directory::check_startable(plan)?;
-        let signal = plan.data.join("standby.signal");
-        // What it was told last, or the server that it is a copy of.
-        let mut nobody = Wanted::read(plan).waits.are_for_nobody();
-        let mut wanted = Wanted::default();
-        match how {
-            StartAs::Primary { sync, .. } => {
-                if Births::read(&plan.data).map_err(transient)?.is_intended() {
-                    let why = "its promotion did not take place: it is a standby";
-                    return Err(PostgresError::Transient(why.into()));
-                }
-                match fs::remove_file(&signal) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(transient(error));
-                    }
-                    Ok(()) | Err(_) => {}
-                }
-                wanted.waits = Waits::of(sync);
-            }
-            StartAs::Standby { upstream } => {
-                births::write_whole(&signal, b"").map_err(transient)?;
-                wanted.admits = true;
-                wanted.follow(plan, upstream.as_ref());
-            }
-        }
-        self.unless_stopped(async {
-            match how {
-                StartAs::Standby { upstream: Some(upstream) } => {
-                    nobody = self.prepare_to_follow(upstream).await?;
-                }
-                StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
-                    self.follow_nobody().await;
-                }
-            }
-            if matches!(how, StartAs::Standby { .. }) {
-                wanted.waits = Waits::of_standby(nobody);
-            }
-            let waits = wanted.waits.clone();
-            obedience::forget(plan).map_err(transient)?;
-            self.want(|present| *present = wanted)?;
-            directory::note_started(plan).map_err(transient)?;
-            let raised = match how {
-                StartAs::Standby { .. } => given::too_low(plan).await?,
-                StartAs::Primary { .. } => Vec::new(),
-            };
-            server::start(plan, &raised).await?;
-            lock(&self.0.given).pending =
-                raised.iter().map(|(name, _)| (*name).to_owned()).collect();
-            connect(plan).await?;
-            // Every process has begun with it.
-            obedience::note(plan, &waits).map_err(transient)
-        })
-        .await
+        self.unless_stopped(self.bring_up(how)).await
     }
 
     async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
@@ -364,11 +322,12 @@ impl Postgres for OsPostgres {
             return Err(PostgresError::Transient(why.into()));
         }
         promised::refuse(&seen, Some(epoch))?;
-        let from = last.map(|birth| birth.timeline).unwrap_or_default();
-        let mut births = Births::read(&self.plan().data).map_err(transient)?;
-        births.intend(epoch, from);
-        births.write(&self.plan().data).map_err(transient)?;
         self.unless_stopped(async {
+            self.forget_what_begins_later(&seen).await?;
+            let from = last.map(|birth| birth.timeline).unwrap_or_default();
+            let mut births = Births::read(&self.plan().data).map_err(transient)?;
+            births.intend(epoch, from);
+            births.write(&self.plan().data).map_err(transient)?;
             if lock(&self.0.wanted).waits.are_for_ever() {
                 // Nobody has said whom its commits are to wait for.
                 self.bring_into_force(&SyncNames { epoch, ..SyncNames::default() }).await?;
@@ -388,7 +347,10 @@ impl Postgres for OsPostgres {
 
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.unless_stopped(async {
-            let nobody = self.prepare_to_follow(upstream).await?;
+            let known = self.0.introductions.make(self.plan(), upstream).await?;
+            self.forget_what_lost(known.line.as_ref()).await?;
+            let seen = self.observe().await?;
+            let nobody = self.prepare_to_follow(upstream, known, &seen)?;
             let (recovers, _) = shown_sync(&connect(self.plan()).await?).await?;
             let before = lock(&self.0.wanted).waits.clone();
             let waits = if recovers { Waits::of_standby(nobody) } else { before.clone() };
@@ -405,13 +367,7 @@ impl Postgres for OsPostgres {
     }
 
     async fn detach(&self) -> Result<(), PostgresError> {
-        self.unless_stopped(async {
-            let mark = self.want(|wanted| wanted.follow(self.plan(), None))?;
-            self.follow_nobody().await;
-            self.in_force(mark).await?;
-            self.end_receiver().await
-        })
-        .await
+        self.unless_stopped(self.end_following()).await
     }
 
     async fn set_sync(&self, sync: &SyncNames) -> Result<(), PostgresError> {
@@ -485,6 +441,64 @@ impl Postgres for OsPostgres {
 }
 
 impl OsPostgres {
+    /// Starts the server, and waits until it answers.
+    async fn bring_up(&self, how: &StartAs) -> Result<(), PostgresError> {
+        let plan = self.plan();
+        lock(&self.0.given).pending.clear();
+        server::turn_log_over(plan).map_err(transient)?;
+        directory::check_startable(plan)?;
+        let signal = plan.data.join("standby.signal");
+        // What it was told last, or the server that it is a copy of.
+        let mut nobody = Wanted::read(plan).waits.are_for_nobody();
+        let mut wanted = Wanted::default();
+        match how {
+            StartAs::Primary { sync, .. } => {
+                if Births::read(&plan.data).map_err(transient)?.is_intended() {
+                    let why = "its promotion did not take place: it is a standby";
+                    return Err(PostgresError::Transient(why.into()));
+                }
+                match fs::remove_file(&signal) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(transient(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+                wanted.waits = Waits::of(sync);
+            }
+            StartAs::Standby { upstream } => {
+                births::write_whole(&signal, b"").map_err(transient)?;
+                wanted.admits = true;
+                wanted.follow(plan, upstream.as_ref());
+            }
+        }
+        match how {
+            StartAs::Standby { upstream: Some(upstream) } => {
+                let known = self.0.introductions.make(plan, upstream).await?;
+                let seen = self.observe().await?;
+                nobody = self.prepare_to_follow(upstream, known, &seen)?;
+            }
+            StartAs::Standby { upstream: None } | StartAs::Primary { .. } => {
+                self.follow_nobody().await;
+            }
+        }
+        if matches!(how, StartAs::Standby { .. }) {
+            wanted.waits = Waits::of_standby(nobody);
+        }
+        let waits = wanted.waits.clone();
+        obedience::forget(plan).map_err(transient)?;
+        self.want(|present| *present = wanted)?;
+        directory::note_started(plan).map_err(transient)?;
+        let raised = match how {
+            StartAs::Standby { .. } => given::too_low(plan).await?,
+            StartAs::Primary { .. } => Vec::new(),
+        };
+        server::start(plan, &raised).await?;
+        lock(&self.0.given).pending = raised.iter().map(|(name, _)| (*name).to_owned()).collect();
+        connect(plan).await?;
+        // Every process has begun with it.
+        obedience::note(plan, &waits).map_err(transient)
+    }
+
     /// Whoever read here until now would read what nobody has confirmed yet.
     async fn shut_out_clients(&self) -> Result<(), PostgresError> {
         let mark = self.want(|wanted| wanted.admits = false)?;

@@ -21,7 +21,7 @@ use super::waits::Waits;
 pub(super) const FILE: &str = "pg_replica.conf";
 
 /// Parameters that nobody but the node sets.
-const OWNED: [&str; 17] = [
+const OWNED: [&str; 18] = [
     "data_sync_retry",
     "fsync",
     "full_page_writes",
@@ -35,6 +35,7 @@ const OWNED: [&str; 17] = [
     "primary_conninfo",
     "primary_slot_name",
     "restart_after_crash",
+    "restore_command",
     "synchronous_commit",
     "synchronous_standby_names",
     "unix_socket_directories",
@@ -45,14 +46,16 @@ const OWNED: [&str; 17] = [
 /// certificate and its key are.
 const TLS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
 
-/// Where a recovery would end. A directory that was once recovered to a point in time still says
-/// so, and its server would never become primary.
-const ENDS: [&str; 5] = [
+/// What an earlier recovery was told. A directory that was once recovered to a point in time still
+/// says where to end, and its server would never become primary; and a detached standby gets
+/// nothing, from an archive either, where logs of lost lines lie beside the others.
+const ABSENT: [&str; 6] = [
     "recovery_target",
     "recovery_target_lsn",
     "recovery_target_name",
     "recovery_target_time",
     "recovery_target_xid",
+    "restore_command",
 ];
 
 /// What the node asks of the server where nobody asks for something else.
@@ -183,7 +186,7 @@ fn parameters(
         ("cluster_name", format!("{} {}", plan.cluster, plan.node)),
     ];
     all.extend(owned);
-    all.extend(ENDS.map(|name| (name, String::new())));
+    all.extend(ABSENT.map(|name| (name, String::new())));
     if plan.tls.is_some() {
         let files = plan.tls_files().map(|file| file.display().to_string());
         all.extend(TLS.into_iter().zip(["on".to_owned()].into_iter().chain(files)));
