@@ -334,7 +334,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<RewindReport, PostgresError>> + Send;
 
     /// Starts the server. Whatever upstream the configuration still named is replaced by the given
-    /// one, or by none, durably and before the process exists. Returns when it answers: a primary
+    /// one, or by none, durably and before the process exists, and a standby forgets timelines that
+    /// it was only told of. Returns when it answers: a primary
     /// has recovered then, a standby is consistent and may still replay.
     fn start(&self, how: &StartAs) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
@@ -344,8 +345,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     /// until `admit`. Refused while a receiver is attached or an upstream is configured. Calling
     /// twice with the same epoch yields the same birth.
     ///
-    /// No timeline begins before the one that it came after: a standby that was told of a later
-    /// one and has not come there is started anew to forget it. Then this fails, and what
+    /// No timeline begins elsewhere than where the one before it was left: a standby that was told
+    /// of one and has not come there is started anew to forget it. Then this fails, and what
     /// `set_sync` had put in force has to be said again first.
     ///
     /// The epoch is on disk before the server is asked, so that no crash leaves a timeline without
@@ -357,7 +358,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<TimelineBirth, PostgresError>> + Send;
 
     /// Makes a running standby stream from `upstream`, under a name that contains the epoch. Where
-    /// it was told of another line than its upstream is on, it is started anew to forget that.
+    /// it was told of another line than its upstream is on, it is started anew to forget that,
+    /// which takes as long as a recovery.
     /// Nothing else can be done meanwhile, so it does not wait longer than a look for words over
     /// the network that have to come first: it fails then, they go on, and the next call for the
     /// same upstream waits for the same words. A `start` with an upstream likewise.

@@ -1,6 +1,6 @@
 //! Cases of a standby that an upstream told of its newest timeline, and that has nothing of it.
 
-use pg_replica::env::{Observation, Postgres, StopHow, SyncNames};
+use pg_replica::env::{Observation, Postgres, StartAs, StopHow, SyncNames};
 use pg_replica::ids::Epoch;
 
 use super::ground::{
@@ -64,4 +64,28 @@ pub(crate) async fn no_timeline_begins_before_the_one_that_it_came_after<G: Grou
     .await;
     told.admit().await.unwrap();
     write_a_third_row(&ground, 3, 4).await;
+}
+
+/// A server does not start with a history that left its own line before its end, and the longest
+/// log may be there.
+pub(crate) async fn a_start_forgets_what_it_was_told<G: Ground>(ground: G) {
+    found(&ground, 1, SyncNames::default()).await;
+    for standby in [2, 3] {
+        join(&ground, standby, 1, 1).await;
+    }
+    assert_eq!(ground.write(1, 1, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 2, &[1]).await;
+    promote(&ground, 2, 2).await;
+    assert_eq!(ground.write(1, 2, PATIENCE).await, Wrote::Acknowledged);
+    until_rows(&ground, 3, &[1, 2]).await;
+    let longest = ground.server(3);
+    longest.detach().await.unwrap();
+    ground.tell_of(3, 2).await;
+    longest.stop(StopHow::Fast).await.unwrap();
+    longest.start(&StartAs::Standby { upstream: None }).await.unwrap();
+    let seen = until(&ground, 3, "knows its end", |seen| seen.flushed.is_some()).await;
+    assert_eq!(seen.history.len(), 1, "{seen:?}");
+    let birth = longest.promote(Epoch(3)).await.unwrap();
+    assert_eq!(birth.begins, seen.flushed.unwrap());
+    assert_eq!(ground.rows(3).await, [1, 2]);
 }

@@ -75,6 +75,7 @@ on_both! {
     starts::a_standby_starts_with_less_than_its_primary_had(2),
     hearsay::who_was_told_of_a_line_that_lost_follows_the_one_that_won(4),
     hearsay::no_timeline_begins_before_the_one_that_it_came_after(4),
+    hearsay::a_start_forgets_what_it_was_told(3),
     sequences::verbs_in_an_order_that_is_drawn(2),
     sequences::verbs_in_another_order(2),
     sequences::verbs_in_a_third_order(2),

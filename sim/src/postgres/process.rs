@@ -111,6 +111,10 @@ impl Server {
             StartAs::Standby { .. } => (Side::Standby, Epoch::default(), SyncNames::default()),
         };
         directory.standby_signal = side == Side::Standby;
+        let misled = [Saboteur::DescendFromHearsay, Saboteur::AwaitALostLine];
+        if side == Side::Standby && !misled.iter().any(|rule| core.sabotage.is(*rule)) {
+            directory.forget_hearsay();
+        }
         if let StartAs::Standby { upstream: Some(upstream) } = how {
             directory.upstream = Some(upstream.clone());
         } else if !core.sabotage.is(Saboteur::StartWithOldUpstream) {

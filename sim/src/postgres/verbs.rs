@@ -176,10 +176,11 @@ impl Postgres for SimPostgres {
     }
 
     async fn promote(&self, epoch: Epoch) -> Result<TimelineBirth, PostgresError> {
-        let begins_later = |directory: &Directory, line: &[TimelineBirth]| {
-            line.iter().any(|birth| birth.begins > directory.written())
+        let is_no_parent = |own: &Directory, told: &[TimelineBirth]| {
+            let newest = own.birth().timeline;
+            told.iter().any(|birth| birth.timeline > newest && birth.begins != own.written())
         };
-        if self.was_misled(Saboteur::DescendFromHearsay, begins_later) {
+        if self.was_misled(Saboteur::DescendFromHearsay, is_no_parent) {
             if self.observe().await?.flushed.is_none() {
                 let why = "it does not know yet whether it has come to what it was told of";
                 return Err(PostgresError::Transient(why.to_owned()));

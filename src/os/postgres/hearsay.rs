@@ -1,20 +1,23 @@
 //! What a server was only told of.
 //!
 //! Before it streams one byte a receiver fetches the histories of all newer timelines. The server
-//! goes by the newest of them as long as it runs, and after every start, and does not ask again for
-//! a history that it has under that number. Where its upstream was lost before anything of that
-//! timeline came, this is in the way: of a line that begins elsewhere under the same number, and of
-//! a promotion, which would name as its parent a timeline that begins later
-//! (docs/postgres.md, "Timelines and rewinding").
+//! goes by the newest as long as it runs, and by the newest in its log after every start, and does
+//! not ask again for one that it has under that number. Where its upstream was lost before anything
+//! of that timeline came, this is in the way: of a line that begins elsewhere under the same
+//! number, and of a promotion, which would name as its parent a timeline that begins elsewhere
+//! (docs/postgres.md, "Timelines and rewinding"). So a start forgets histories of which there is no
+//! log, and whoever runs and is misled is started anew.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::env::{Observation, Postgres, PostgresError, Process, Side, StartAs};
+use crate::env::{Observation, PostgresError, Process, Side, StartAs};
 use crate::ids::{Lsn, Timeline};
 
-use super::births::{Switch, histories, history_file, parse_switches, switches, sync_folder};
+use super::births::{
+    Switch, histories, history_file, newest_in_log, parse_switches, switches, sync_folder,
+};
 use super::{OsPostgres, server, transient};
 
 /// A timeline, and the history by which one comes to it.
@@ -38,9 +41,10 @@ impl Line {
         line.transpose()
     }
 
-    /// Whether a timeline of it begins after that place.
-    fn goes_on_beyond(&self, end: Lsn) -> bool {
-        self.switches.iter().any(|switch| switch.left_at > end)
+    /// Whether all that follows `own` on it begins at that place: nothing lies in between.
+    fn goes_on_at(&self, own: Timeline, end: Lsn) -> bool {
+        let at = self.switches.iter().position(|switch| switch.timeline == own);
+        at.is_some_and(|at| self.switches[at..].iter().all(|switch| switch.left_at == end))
     }
 
     /// Whether the other one comes by way of it.
@@ -51,38 +55,51 @@ impl Line {
     }
 }
 
+/// What a standby was told of, and how far it has come itself.
+struct Hearsay {
+    own: Timeline,
+    told: Line,
+    end: Lsn,
+}
+
+/// Before a standby is started: what it has no log of, it knows from others alone.
+pub(super) fn forget_at_rest(data: &Path, in_control: Timeline) -> io::Result<()> {
+    forget_beyond(data, in_control.max(newest_in_log(data)))
+}
+
+fn forget_beyond(data: &Path, own: Timeline) -> io::Result<()> {
+    let log = data.join("pg_wal");
+    for timeline in histories(data)?.into_iter().filter(|timeline| *timeline > own) {
+        fs::remove_file(history_file(&log, timeline))?;
+    }
+    sync_folder(&log)
+}
+
 impl OsPostgres {
-    /// Before it follows a server on that line.
+    /// Before it follows a server on that line. It follows nobody.
     pub(super) async fn forget_what_lost(
         &self,
+        seen: &Observation,
         upstream: Option<&Line>,
     ) -> Result<(), PostgresError> {
-        let Some((_, told)) = self.hearsay(&self.observe().await?)? else { return Ok(()) };
+        let Some(hearsay) = self.hearsay(seen)? else { return Ok(()) };
         let Some(upstream) = upstream else {
             return Err(PostgresError::Transient("it is to follow a server in recovery".into()));
         };
-        if told.is_part_of(upstream) {
-            return Ok(());
-        }
-        // Nothing of it may come any more.
-        self.end_following().await?;
-        let seen = self.observe().await?;
-        if let Some((own, told)) = self.hearsay(&seen)? {
-            self.forget(&seen, own, &told).await?;
-        }
-        Ok(())
+        if hearsay.told.is_part_of(upstream) { Ok(()) } else { self.forget(&hearsay).await }
     }
 
     /// Before it is promoted. It follows nobody.
-    pub(super) async fn forget_what_begins_later(
+    pub(super) async fn forget_what_is_no_parent(
         &self,
         seen: &Observation,
     ) -> Result<(), PostgresError> {
-        let Some((own, told)) = self.hearsay(seen)? else { return Ok(()) };
-        if !told.goes_on_beyond(seen.flushed.max(seen.replayed).unwrap_or_default()) {
+        let Some(hearsay) = self.hearsay(seen)? else { return Ok(()) };
+        let Hearsay { own, told, end } = &hearsay;
+        if told.goes_on_at(*own, *end) {
             return Ok(());
         }
-        self.forget(seen, own, &told).await?;
+        self.forget(&hearsay).await?;
         // Nor does it know any more whom its commits are to wait for.
         Err(PostgresError::Transient(format!(
             "it was told of {}, has nothing of it, and was started anew to forget it",
@@ -90,35 +107,29 @@ impl OsPostgres {
         )))
     }
 
-    /// The timeline that a standby has come to, and what it was told of beyond.
-    fn hearsay(&self, seen: &Observation) -> Result<Option<(Timeline, Line)>, PostgresError> {
+    fn hearsay(&self, seen: &Observation) -> Result<Option<Hearsay>, PostgresError> {
         let stays = seen.side == Side::Standby && seen.promoting.is_none();
         if seen.process != Process::Up || !stays {
             return Ok(None);
         }
         let own = seen.history.last().map(|birth| birth.timeline).unwrap_or_default();
-        let told = Line::told(&self.plan().data, own).map_err(transient)?;
-        Ok(told.map(|told| (own, told)))
+        let Some(told) = Line::told(&self.plan().data, own).map_err(transient)? else {
+            return Ok(None);
+        };
+        match seen.flushed {
+            Some(end) => Ok(Some(Hearsay { own, told, end })),
+            None => Err(PostgresError::Transient(format!(
+                "it does not know yet whether it has come to {}",
+                told.timeline
+            ))),
+        }
     }
 
-    /// Nothing but an end makes a server forget. It follows nobody afterwards.
-    async fn forget(
-        &self,
-        seen: &Observation,
-        own: Timeline,
-        told: &Line,
-    ) -> Result<(), PostgresError> {
-        if seen.flushed.is_none() {
-            let why = format!("it does not know yet whether it has come to {}", told.timeline);
-            return Err(PostgresError::Transient(why));
-        }
+    /// Nothing but an end makes a server forget.
+    async fn forget(&self, hearsay: &Hearsay) -> Result<(), PostgresError> {
         let data = &self.plan().data;
         server::stop_now(data).await;
-        let log = data.join("pg_wal");
-        for timeline in histories(data).map_err(transient)?.into_iter().filter(|it| *it > own) {
-            fs::remove_file(history_file(&log, timeline)).map_err(transient)?;
-        }
-        sync_folder(&log).map_err(transient)?;
+        forget_beyond(data, hearsay.own).map_err(transient)?;
         self.bring_up(&StartAs::Standby { upstream: None }).await
     }
 }
@@ -144,9 +155,12 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_at_the_end_does_not_begin_later() {
+    fn a_parent_is_one_that_begins_where_its_child_does() {
         let told = line(3, "1\t0/64\tno\n\n2\t0/80\tno\n");
-        assert!(told.goes_on_beyond(Lsn(0x64)));
-        assert!(!told.goes_on_beyond(Lsn(0x80)));
+        assert!(!told.goes_on_at(Timeline(1), Lsn(0x64)), "nothing is there of 2");
+        assert!(told.goes_on_at(Timeline(2), Lsn(0x80)));
+        assert!(!told.goes_on_at(Timeline(2), Lsn(0x70)));
+        assert!(!told.goes_on_at(Timeline(2), Lsn(0x90)), "it left the line before");
+        assert!(!told.goes_on_at(Timeline(4), Lsn(0x80)));
     }
 }

@@ -105,16 +105,24 @@ pub(super) type Kept = tokio::sync::Mutex<Option<(Client, Statement)>>;
 /// like one that has replayed everything. So where more was received than is replayed, that has to
 /// be no whole record; or else it has to stay where it is for longer than it waits.
 #[derive(Debug, Default)]
-pub(super) struct Resting(Mutex<Option<(Lsn, Instant)>>);
+pub(super) struct Resting(Mutex<Option<(Reached, Instant)>>);
+
+/// What was received, and what is replayed.
+type Reached = (Option<Lsn>, Lsn);
 
 impl Resting {
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn for_long(&self, answer: &Answer, replayed: Lsn, now: Instant) -> bool {
         let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rescanned = Duration::from_secs_f64(answer.rescans_after.max(0.0)) + SURELY_RESCANNED;
+        let reached = (answer.received(), replayed);
         match *resting {
-            Some((at, since)) if at == replayed => now.duration_since(since) > rescanned,
+            Some((at, since)) if at == reached => now.duration_since(since) > rescanned,
             Some(_) | None => {
-                *resting = Some((replayed, now));
+                *resting = Some((reached, now));
                 false
             }
         }
@@ -142,6 +150,7 @@ impl Answer {
 /// Whether what a standby has replayed is all that it has on its disk.
 async fn is_at_the_end(plan: &PostgresPlan, answer: &Answer, resting: &Resting) -> bool {
     if !answer.recovers || !answer.replayed_all() || answer.receiver.is_some() {
+        resting.end();
         return false;
     }
     let Some(replayed) = answer.replayed() else { return false };
@@ -368,8 +377,8 @@ fn last_refusal(plan: &PostgresPlan, from: u64) -> Option<String> {
 /// server for log that it has not, and it says the same to them.
 fn refusal_in(said: &str) -> Option<String> {
     const FOR_GOOD: [&str; 5] = [
-        // The history of a timeline that went before it was copied from its primary.
-        "could not open file \"pg_wal/",
+        // Of a timeline that was over when the upstream was copied.
+        ".history\": No such file",
         "requested WAL segment",
         "is not in this server's history",
         "is not a child of this server's history",

@@ -323,7 +323,7 @@ impl Postgres for OsPostgres {
         }
         promised::refuse(&seen, Some(epoch))?;
         self.unless_stopped(async {
-            self.forget_what_begins_later(&seen).await?;
+            self.forget_what_is_no_parent(&seen).await?;
             let from = last.map(|birth| birth.timeline).unwrap_or_default();
             let mut births = Births::read(&self.plan().data).map_err(transient)?;
             births.intend(epoch, from);
@@ -348,8 +348,12 @@ impl Postgres for OsPostgres {
     async fn follow(&self, upstream: &Upstream) -> Result<(), PostgresError> {
         self.unless_stopped(async {
             let known = self.0.introductions.make(self.plan(), upstream).await?;
-            self.forget_what_lost(known.line.as_ref()).await?;
+            if lock(&self.0.wanted).upstream().is_some() {
+                // What still comes from there is not what the births will say.
+                self.end_following().await?;
+            }
             let seen = self.observe().await?;
+            self.forget_what_lost(&seen, known.line.as_ref()).await?;
             let nobody = self.prepare_to_follow(upstream, known, &seen)?;
             let (recovers, _) = shown_sync(&connect(self.plan()).await?).await?;
             let before = lock(&self.0.wanted).waits.clone();
@@ -487,6 +491,10 @@ impl OsPostgres {
         let waits = wanted.waits.clone();
         obedience::forget(plan).map_err(transient)?;
         self.want(|present| *present = wanted)?;
+        if matches!(how, StartAs::Standby { .. }) {
+            let control = directory::control_file(plan).await?;
+            hearsay::forget_at_rest(&plan.data, control.timeline).map_err(transient)?;
+        }
         directory::note_started(plan).map_err(transient)?;
         let raised = match how {
             StartAs::Standby { .. } => given::too_low(plan).await?,
