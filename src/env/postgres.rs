@@ -335,8 +335,8 @@ pub trait Postgres: Clone + Send + Sync + 'static {
 
     /// Starts the server. Whatever upstream the configuration still named is replaced by the given
     /// one, or by none, durably and before the process exists, and a standby forgets timelines that
-    /// it was only told of. Returns when it answers: a primary
-    /// has recovered then, a standby is consistent and may still replay.
+    /// it was only told of. Returns when it answers: a primary has recovered then, a standby is
+    /// consistent and may still replay.
     fn start(&self, how: &StartAs) -> impl Future<Output = Result<(), PostgresError>> + Send;
 
     /// Replays everything that was received, and ends recovery there on a new timeline, which

@@ -10,7 +10,6 @@ use futures_util::future::join_all;
 use crate::env::PostgresError;
 
 use super::births::write_whole;
-use super::directory::control_file;
 use super::plan::PostgresPlan;
 use super::tools::run;
 
@@ -59,12 +58,13 @@ pub(super) async fn vet(
     }
 }
 
-/// The parameters of which a standby is given too little, and what it needs to start: they were
+/// Of what a standby needs `at_least` to start, the parameters of which it is given less: they were
 /// lowered, and no primary has been restarted with them since.
 pub(super) async fn too_low(
     plan: &PostgresPlan,
+    at_least: Vec<(&'static str, u64)>,
 ) -> Result<Vec<(&'static str, u64)>, PostgresError> {
-    let mut low = control_file(plan).await?.at_least;
+    let mut low = at_least;
     let configured = join_all(low.iter().map(|(name, _)| {
         let mut command = plan.command("postgres");
         command.arg("-D").arg(&plan.data).args(["-C", name]);

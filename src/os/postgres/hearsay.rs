@@ -69,10 +69,11 @@ pub(super) fn forget_at_rest(data: &Path, in_control: Timeline) -> io::Result<()
 
 fn forget_beyond(data: &Path, own: Timeline) -> io::Result<()> {
     let log = data.join("pg_wal");
-    for timeline in histories(data)?.into_iter().filter(|timeline| *timeline > own) {
-        fs::remove_file(history_file(&log, timeline))?;
+    let beyond: Vec<Timeline> = histories(data)?.into_iter().filter(|it| *it > own).collect();
+    for timeline in &beyond {
+        fs::remove_file(history_file(&log, *timeline))?;
     }
-    sync_folder(&log)
+    if beyond.is_empty() { Ok(()) } else { sync_folder(&log) }
 }
 
 impl OsPostgres {

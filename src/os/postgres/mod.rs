@@ -491,13 +491,13 @@ impl OsPostgres {
         let waits = wanted.waits.clone();
         obedience::forget(plan).map_err(transient)?;
         self.want(|present| *present = wanted)?;
-        if matches!(how, StartAs::Standby { .. }) {
-            let control = directory::control_file(plan).await?;
-            hearsay::forget_at_rest(&plan.data, control.timeline).map_err(transient)?;
-        }
         directory::note_started(plan).map_err(transient)?;
         let raised = match how {
-            StartAs::Standby { .. } => given::too_low(plan).await?,
+            StartAs::Standby { .. } => {
+                let control = directory::control_file(plan).await?;
+                hearsay::forget_at_rest(&plan.data, control.timeline).map_err(transient)?;
+                given::too_low(plan, control.at_least).await?
+            }
             StartAs::Primary { .. } => Vec::new(),
         };
         server::start(plan, &raised).await?;
