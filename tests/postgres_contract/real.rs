@@ -78,6 +78,10 @@ fn quit(data: &Path) {
     }
 }
 
+fn history_file(plan: &PostgresPlan, timeline: Timeline) -> PathBuf {
+    plan.data.join("pg_wal").join(format!("{:08X}.history", timeline.0))
+}
+
 /// The servers speak TLS with each other here; those of the demonstration do not.
 fn certificates(folder: &Path, node: u64) -> ServerTls {
     let file = |name: String| folder.join("tls").join(name);
@@ -245,17 +249,16 @@ impl Ground for Real {
         }
         if left == CutPromotion::History {
             let line = format!("{}\t{end}\tno recovery target specified\n", last.0);
-            let older = fs::read_to_string(log.join(format!("{:08X}.history", last.0)));
+            let older = fs::read_to_string(history_file(plan, last));
             let text = older.unwrap_or_default() + &line;
-            give(&log.join(format!("{:08X}.history", next.0)), text.as_bytes());
+            give(&history_file(plan, next), text.as_bytes());
         }
     }
 
     async fn tell_of(&self, node: u64, other: u64) {
-        let log = |node: u64| self.plan(node).data.join("pg_wal");
         let newest = self.server(other).observe().await.unwrap().history.last().unwrap().timeline;
-        let name = format!("{:08X}.history", newest.0);
-        self.give(node, &log(node).join(&name), &fs::read(log(other).join(&name)).unwrap());
+        let history = |node: u64| history_file(self.plan(node), newest);
+        self.give(node, &history(node), &fs::read(history(other)).unwrap());
         // It looks for more log, and for histories with it, every 200 ms.
         sleep(Duration::from_secs(1)).await;
     }

@@ -98,6 +98,10 @@ impl SimPostgres {
         misled && !core.sabotage.is(rule)
     }
 
+    fn was_told(&self, rule: Saboteur) -> bool {
+        self.was_misled(rule, |_, _| true)
+    }
+
     async fn command<T>(
         &self,
         make: impl FnOnce(Reply<T>) -> Control + Send,
@@ -196,14 +200,13 @@ impl Postgres for SimPostgres {
         self.note_wish().await?;
         let core = self.server.core();
         self.introductions.make(core, upstream).await?;
-        if self.was_misled(Saboteur::AwaitALostLine, |_, _| true) {
+        let rule = Saboteur::AwaitALostLine;
+        if self.was_told(rule) {
             let asked = core.registry.copy(core.place(), upstream.node, false);
             let answer = within(OBSERVE_WITHIN, asked).await.and_then(Result::ok);
             let silent = || Err(format!("{} does not answer", upstream.node));
             let source = answer.unwrap_or_else(silent).map_err(PostgresError::Transient)?;
-            if self
-                .was_misled(Saboteur::AwaitALostLine, |_, line| !source.history().starts_with(line))
-            {
+            if self.was_misled(rule, |_, told| !source.history().starts_with(told)) {
                 self.forget_hearsay().await?;
             }
         }
